@@ -1,0 +1,411 @@
+//! Softmax attention within each sequence of a packed batch.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+
+use std::ops::{Range, RangeInclusive};
+
+use crate::Cpu;
+use crate::isa::per_isa;
+use crate::threads::{DisjointSlice, PerWorker};
+
+/// Keys whose weights are summed before they join the total: the softmax is streamed over blocks
+/// of them from the start of the sequence. Changing it changes the results.
+const KEY_BLOCK: usize = 256;
+
+/// Queries of a task: more in long sequences, since each task copies all keys and values of its
+/// head once, but never so many that what they gather leaves the L2 cache.
+const QUERIES_PER_TASK: RangeInclusive<usize> = 128..=512;
+
+/// Memory of [`attention`], kept between calls.
+#[derive(Default)]
+pub struct AttentionScratch {
+    #[cfg(target_arch = "x86_64")]
+    avx2: PerWorker<avx2::Scratch>,
+    scores: PerWorker<Vec<f32>>,
+}
+
+/// Writes `softmax(q · kᵀ / √head_dim) · v` to `out` [tokens, num_heads · head_dim] (Vaswani et al.
+/// 2017, eq. 1), each token attending to all tokens of its sequence.
+///
+/// `qkv` is [tokens, 3, num_heads, head_dim] with queries and keys already rotated. Sequence s is
+/// the tokens `cu_seqlens[s]..cu_seqlens[s + 1]`.
+///
+/// # Panics
+/// If the lengths do not agree.
+pub fn attention(
+    cpu: &Cpu,
+    scratch: &mut AttentionScratch,
+    qkv: &[f32],
+    cu_seqlens: &[u32],
+    num_heads: usize,
+    head_dim: usize,
+    out: &mut [f32],
+) {
+    check_sequences(cu_seqlens, qkv.len(), 3 * num_heads * head_dim);
+    assert_eq!(out.len() * 3, qkv.len(), "output for the tokens of qkv");
+    let tasks = Tasks::new(cu_seqlens, num_heads);
+    let out = DisjointSlice::new(out);
+    scratch.scores.prepare(cpu.threads());
+    #[cfg(target_arch = "x86_64")]
+    scratch.avx2.prepare(cpu.threads());
+    let scratch = &*scratch;
+    cpu.pool().run(tasks.count, &|task, worker| {
+        let (sequence, head, queries) = tasks.task(task);
+        let head = Head {
+            qkv: &qkv[sequence.start * 3 * num_heads * head_dim
+                ..sequence.end * 3 * num_heads * head_dim],
+            head,
+            num_heads,
+            head_dim,
+        };
+        let write = |query: usize, numbers: &[f32]| {
+            let start = ((sequence.start + query) * num_heads + head.head) * head_dim;
+            #[expect(unsafe_code, reason = "tasks write disjoint parts of the output")]
+            // SAFETY: no other task has this query of this head, and the part dies here.
+            unsafe { out.range(start..start + head_dim) }.copy_from_slice(numbers);
+        };
+        per_isa!(
+            cpu.isa(),
+            portable => attend(&head, queries, &mut scratch.scores.of(worker), write),
+            avx2 => avx2::attend(&head, queries, &mut scratch.avx2.of(worker), write),
+        );
+    });
+}
+
+/// Asserts that `cu_seqlens` cuts all tokens of `width` numbers into sequences.
+pub(crate) fn check_sequences(cu_seqlens: &[u32], len: usize, width: usize) {
+    assert_eq!(cu_seqlens.first(), Some(&0), "cu_seqlens starts with 0");
+    assert!(cu_seqlens.is_sorted(), "cu_seqlens ascends");
+    let tokens = cu_seqlens.last().map_or(0, |&end| end as usize);
+    assert_eq!(len, tokens * width, "{tokens} tokens of {width} numbers");
+}
+
+/// How the work is cut: for each sequence, for each head, chunks of queries. The chunks of a head
+/// follow each other, so that its keys and values stay in a cache.
+struct Tasks<'a> {
+    cu_seqlens: &'a [u32],
+    num_heads: usize,
+    /// The first task of each sequence.
+    first: Vec<usize>,
+    count: usize,
+}
+
+impl Tasks<'_> {
+    fn new(cu_seqlens: &[u32], num_heads: usize) -> Tasks<'_> {
+        let mut first = Vec::with_capacity(cu_seqlens.len());
+        let mut count = 0;
+        for ends in cu_seqlens.windows(2) {
+            first.push(count);
+            let len = (ends[1] - ends[0]) as usize;
+            count += num_heads * len.div_ceil(queries_per_task(len));
+        }
+        Tasks {
+            cu_seqlens,
+            num_heads,
+            first,
+            count,
+        }
+    }
+
+    /// The tokens of the sequence, the head, and the queries counted from the sequence's start.
+    fn task(&self, task: usize) -> (Range<usize>, usize, Range<usize>) {
+        let sequence = self.first.partition_point(|&first| first <= task) - 1;
+        let tokens = self.cu_seqlens[sequence] as usize..self.cu_seqlens[sequence + 1] as usize;
+        let per_task = queries_per_task(tokens.len());
+        let chunks = tokens.len().div_ceil(per_task);
+        let within = task - self.first[sequence];
+        let query = within % chunks * per_task;
+        let queries = query..tokens.len().min(query + per_task);
+        debug_assert!(within / chunks < self.num_heads);
+        (tokens, within / chunks, queries)
+    }
+}
+
+fn queries_per_task(len: usize) -> usize {
+    (len / 4)
+        .clamp(*QUERIES_PER_TASK.start(), *QUERIES_PER_TASK.end())
+        .next_multiple_of(16)
+}
+
+/// One head of one sequence.
+#[derive(Clone, Copy)]
+struct Head<'a> {
+    /// The tokens of the sequence, [tokens, 3, num_heads, head_dim].
+    qkv: &'a [f32],
+    head: usize,
+    num_heads: usize,
+    head_dim: usize,
+}
+
+impl<'a> Head<'a> {
+    fn tokens(&self) -> usize {
+        self.qkv.len() / (3 * self.num_heads * self.head_dim)
+    }
+
+    fn query(&self, token: usize) -> &'a [f32] {
+        self.part(token, 0)
+    }
+
+    fn key(&self, token: usize) -> &'a [f32] {
+        self.part(token, 1)
+    }
+
+    fn value(&self, token: usize) -> &'a [f32] {
+        self.part(token, 2)
+    }
+
+    fn part(&self, token: usize, part: usize) -> &'a [f32] {
+        let start = ((token * 3 + part) * self.num_heads + self.head) * self.head_dim;
+        &self.qkv[start..start + self.head_dim]
+    }
+}
+
+/// The specification: for each query all scores, their maximum, the weights, and the weighted sum
+/// of the values in blocks of keys.
+fn attend(
+    head: &Head<'_>,
+    queries: Range<usize>,
+    scores: &mut Vec<f32>,
+    write: impl Fn(usize, &[f32]),
+) {
+    let scale = 1.0 / (head.head_dim as f32).sqrt();
+    let mut sums = vec![0.0; head.head_dim];
+    let mut block_sums = vec![0.0; head.head_dim];
+    for query in queries {
+        let scaled: Vec<f32> = head.query(query).iter().map(|x| x * scale).collect();
+        scores.clear();
+        scores.extend((0..head.tokens()).map(|key| dot(&scaled, head.key(key))));
+        let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let mut total = 0.0;
+        sums.fill(0.0);
+        for (block, scores) in scores.chunks(KEY_BLOCK).enumerate() {
+            let mut block_total = 0.0;
+            block_sums.fill(0.0);
+            for (key, score) in scores.iter().enumerate() {
+                let weight = libm::expf(score - largest);
+                block_total += weight;
+                for (sum, x) in block_sums
+                    .iter_mut()
+                    .zip(head.value(block * KEY_BLOCK + key))
+                {
+                    *sum += weight * x;
+                }
+            }
+            total += block_total;
+            for (sum, block_sum) in sums.iter_mut().zip(&block_sums) {
+                *sum += block_sum;
+            }
+        }
+        sums.iter_mut().for_each(|sum| *sum /= total);
+        write(query, &sums);
+    }
+}
+
+/// The sum of the products, in 16 partial sums by position, so that it vectorises.
+pub(crate) fn dot(x: &[f32], y: &[f32]) -> f32 {
+    const LANES: usize = 16;
+    let (x_chunks, x_rest) = x.as_chunks::<LANES>();
+    let (y_chunks, y_rest) = y.as_chunks::<LANES>();
+    let mut sums = [0.0; LANES];
+    for (x, y) in x_chunks.iter().zip(y_chunks) {
+        for ((sum, x), y) in sums.iter_mut().zip(x).zip(y) {
+            *sum += x * y;
+        }
+    }
+    for ((sum, x), y) in sums.iter_mut().zip(x_rest).zip(y_rest) {
+        *sum += x * y;
+    }
+    sums.iter().sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
+    use super::*;
+    use crate::testing::{bits, cpus, uniform};
+
+    /// Each output is a mean of values of size 1 at most. Its weights carry the error of their
+    /// scores, a few times 2^-24 of |q| |k| / √head_dim, which is some units here.
+    const TOLERANCE: f64 = 2e-6;
+
+    const LONG: usize = 2048;
+
+    fn run(cpu: &Cpu, qkv: &[f32], cu_seqlens: &[u32], shape: (usize, usize)) -> Vec<f32> {
+        let mut out = vec![f32::NAN; qkv.len() / 3];
+        let mut scratch = AttentionScratch::default();
+        attention(
+            cpu,
+            &mut scratch,
+            qkv,
+            cu_seqlens,
+            shape.0,
+            shape.1,
+            &mut out,
+        );
+        out
+    }
+
+    /// One output row in f64.
+    fn expected(head: &Head<'_>, query: usize) -> Vec<f64> {
+        let wide = |x: &[f32]| -> Vec<f64> { x.iter().map(|&x| f64::from(x)).collect() };
+        let dot = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>();
+        let q = wide(head.query(query));
+        let scale = (head.head_dim as f64).sqrt();
+        let scores: Vec<f64> = (0..head.tokens())
+            .map(|key| dot(&q, &wide(head.key(key))) / scale)
+            .collect();
+        let largest = scores.iter().copied().fold(f64::MIN, f64::max);
+        let weights: Vec<f64> = scores.iter().map(|score| (score - largest).exp()).collect();
+        let total: f64 = weights.iter().sum();
+        let mut sums = vec![0.0; head.head_dim];
+        for (key, weight) in weights.iter().enumerate() {
+            for (sum, value) in sums.iter_mut().zip(head.value(key)) {
+                *sum += weight / total * f64::from(*value);
+            }
+        }
+        sums
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_the_reference(
+            lens in prop::collection::vec(0_usize..40, 0..4),
+            num_heads in 1_usize..=3,
+            head_dim in select(vec![2, 6, 10, 16, 32, 64, 128]),
+            spread in 0.1_f32..8.0,
+            seed: u64,
+        ) {
+            let cu_seqlens = ends_of(&lens);
+            let tokens: usize = lens.iter().sum();
+            let width = 3 * num_heads * head_dim;
+            let mut qkv = uniform(seed, tokens * width);
+            // Larger queries make sharper weights.
+            for token in qkv.chunks_exact_mut(width) {
+                token[..num_heads * head_dim].iter_mut().for_each(|q| *q *= spread);
+            }
+            for cpu in cpus(1) {
+                let out = run(&cpu, &qkv, &cu_seqlens, (num_heads, head_dim));
+                let mut rows = out.chunks_exact(head_dim);
+                for ends in cu_seqlens.windows(2) {
+                    let qkv = &qkv[ends[0] as usize * width..ends[1] as usize * width];
+                    for query in 0..(ends[1] - ends[0]) as usize {
+                        for head in 0..num_heads {
+                            let head = Head { qkv, head, num_heads, head_dim };
+                            let row = rows.next().unwrap();
+                            for (found, expected) in row.iter().zip(expected(&head, query)) {
+                                let error = (f64::from(*found) - expected).abs();
+                                prop_assert!(error <= TOLERANCE, "{found} {expected}");
+                            }
+                        }
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn a_sequence_alone_has_the_bits_it_has_among_others(
+            lens in prop::collection::vec(0_usize..60, 1..5),
+            threads in 1_usize..=3,
+            seed: u64,
+        ) {
+            let shape = (2, 16);
+            let cu_seqlens = ends_of(&lens);
+            let qkv = uniform(seed, lens.iter().sum::<usize>() * 96);
+            for (cpu, alone) in cpus(threads).iter().zip(cpus(1)) {
+                let packed = run(cpu, &qkv, &cu_seqlens, shape);
+                for ends in cu_seqlens.windows(2) {
+                    let tokens = ends[0] as usize..ends[1] as usize;
+                    let qkv = &qkv[tokens.start * 96..tokens.end * 96];
+                    let one = run(&alone, qkv, &[0, tokens.len() as u32], shape);
+                    prop_assert_eq!(bits(&one), bits(&packed[tokens.start * 32..tokens.end * 32]));
+                }
+            }
+        }
+    }
+
+    fn ends_of(lens: &[usize]) -> Vec<u32> {
+        let ends = lens.iter().scan(0, |end, len| {
+            *end += *len as u32;
+            Some(*end)
+        });
+        [0].into_iter().chain(ends).collect()
+    }
+
+    #[test]
+    fn long_sequences_agree_and_keep_their_bits() {
+        let (num_heads, head_dim) = (1, 16);
+        let tokens = 701 + LONG + 77;
+        let cu_seqlens = [0, 3, 700, 701, tokens as u32];
+        let qkv = uniform(11, tokens * 48);
+        for (index, alone) in cpus(1).iter().enumerate() {
+            let expected_bits = bits(&run(alone, &qkv, &cu_seqlens, (num_heads, head_dim)));
+            for threads in [2, 3] {
+                let cpu = &cpus(threads)[index];
+                let found = bits(&run(cpu, &qkv, &cu_seqlens, (num_heads, head_dim)));
+                assert_eq!(found, expected_bits);
+            }
+            let last = &qkv[701 * 48..];
+            let one = run(alone, last, &[0, LONG as u32 + 77], (num_heads, head_dim));
+            assert_eq!(bits(&one), expected_bits[701 * 16..]);
+            let head = Head {
+                qkv: last,
+                head: 0,
+                num_heads,
+                head_dim,
+            };
+            for query in [0, 127, 128, 255, 256, LONG, LONG + 76] {
+                let row = &one[query * head_dim..][..head_dim];
+                for (found, expected) in row.iter().zip(expected(&head, query)) {
+                    assert!((f64::from(*found) - expected).abs() <= TOLERANCE);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn scores_far_apart_give_the_value_of_the_largest() {
+        // Key 300 lies 1e4 above the others, in the second block.
+        let mut qkv = vec![0.0; 400 * 6];
+        for (token, numbers) in qkv.chunks_exact_mut(6).enumerate() {
+            numbers[0] = 1e3;
+            numbers[2] = if token == 300 { 10.0 } else { -10.0 };
+            numbers[4] = token as f32;
+        }
+        for cpu in cpus(1) {
+            let out = run(&cpu, &qkv, &[0, 400], (1, 2));
+            assert!(out.chunks_exact(2).all(|row| row == [300.0, 0.0]));
+        }
+    }
+
+    /// `qkv = torch.sin(torch.arange(36.)).reshape(3, 3, 1, 4);
+    /// q, k, v = [qkv[:, i].transpose(0, 1) for i in range(3)];
+    /// F.scaled_dot_product_attention(q, k, v).transpose(0, 1)`, torch 2.15.
+    #[test]
+    fn equals_torch() {
+        let qkv: Vec<f32> = (0..36).map(|i| (i as f32).sin()).collect();
+        for cpu in cpus(1) {
+            let out = run(&cpu, &qkv, &[0, 3], (1, 4));
+            for (found, expected) in out.iter().zip(TORCH) {
+                assert!((found - expected).abs() <= 3e-7, "{found} {expected}");
+            }
+        }
+    }
+
+    const TORCH: [f32; 12] = [
+        0.834_653,
+        0.718_401_4,
+        -0.058_345_098,
+        -0.781_449_4,
+        0.878_268_4,
+        0.656_748_06,
+        -0.168_583_51,
+        -0.838_920_1,
+        0.898_669_5,
+        0.627_996,
+        -0.220_054_09,
+        -0.865_787_5,
+    ];
+}

@@ -1,0 +1,603 @@
+//! Matrix products with packed weights, the adapter of each row and a fused epilogue.
+//!
+//! `out = epilogue(x · Wᵀ + bias + scale · (x · Aᵀ) · Bᵀ)`, where the low-rank part is that of the
+//! segment which the row is in.
+//!
+//! # Blocking
+//! `x` is packed once a call, in panels of 6 rows; the side products `x · Aᵀ` are a few more
+//! columns of it. A task is a block of rows by a group of 16-column panels; it goes through k in
+//! blocks of 256, sums into a tile of its own that stays in the L2 cache, and at the end adds
+//! bias and low-rank part, applies the epilogue and writes its part of `out`. Weights come from
+//! memory once a call; each panel is prefetched while the one before is in use.
+//!
+//! # Order of sums
+//! Each output is, whatever tile computes it: within a block of 256 steps of k one chain of
+//! (fused) multiply-adds in the order of k; the blocks added in order; then the bias; then one
+//! multiply-add for each rank of the adapter; then GELU or the residual. So its bits do not depend
+//! on where its row stands.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+mod pack;
+mod portable;
+
+use std::ops::Range;
+
+use crate::Cpu;
+use crate::isa::per_isa;
+use crate::threads::{DisjointSlice, PerWorker};
+use crate::tile::{F32x16, ROWS};
+
+use pack::{Lines, PackedRows};
+pub use pack::{PackedLora, PackedMatrix, Rows};
+
+/// Steps of k that one chain of multiply-adds covers. A block of 32 row panels is then 192 KiB and
+/// a panel of bf16 weights 8 KiB: half of L2, a quarter of L1. Changing it changes the results.
+const K_BLOCK: usize = 256;
+
+/// Row panels of a task, at most.
+const ROW_PANELS_PER_TASK: usize = 32;
+
+/// Panels of weights of a task, at most; they share the row block that is in L2.
+const PANELS_PER_TASK: usize = 16;
+
+/// Tasks that each thread should find, so that none waits long for the others at the end.
+const TASKS_PER_THREAD: usize = 6;
+
+/// What is done with each number of the product before it is written.
+#[derive(Clone, Copy, Debug)]
+pub enum Epilogue<'a> {
+    /// The bias is added.
+    Bias,
+    /// The bias is added, then [`gelu`](crate::gelu::gelu) applied.
+    BiasGelu,
+    /// The bias and the number at the same place of this [m, n] are added.
+    BiasResidual(&'a [f32]),
+}
+
+/// The rows that one adapter applies to.
+pub struct Segment<'a> {
+    /// Rows of `x`.
+    pub rows: Range<usize>,
+    /// Their adapter; `None`: base weights only.
+    pub lora: Option<&'a PackedLora>,
+}
+
+/// The operands of a [`product`].
+pub struct Product<'a> {
+    /// [m, k].
+    pub x: &'a [f32],
+    /// [n, k].
+    pub weights: &'a PackedMatrix,
+    /// n numbers, one a column of the output.
+    pub bias: &'a [f32],
+    /// In order, disjoint, covering all m rows.
+    pub segments: &'a [Segment<'a>],
+    /// The last step.
+    pub epilogue: Epilogue<'a>,
+}
+
+/// Memory of [`product`], kept between calls; grows to the largest product seen.
+#[derive(Default)]
+pub struct GemmScratch {
+    rows: PackedRows,
+    tiles: PerWorker<Vec<F32x16>>,
+}
+
+/// Writes `epilogue(x · weightsᵀ + bias + low-rank part)` to `out` [m, n].
+///
+/// # Panics
+/// If lengths do not agree, or the segments do not cover the rows in order.
+pub fn product(cpu: &Cpu, scratch: &mut GemmScratch, product: &Product<'_>, out: &mut [f32]) {
+    let row_count = product.checked_rows(out.len());
+    scratch.rows.pack(cpu, product);
+    scratch.tiles.prepare(cpu.threads());
+    let plan = Plan::new(row_count, product.weights.panels(), cpu.threads());
+    let finish = Finish {
+        product,
+        rows: &scratch.rows,
+        out: DisjointSlice::new(out),
+    };
+    let tiles = &scratch.tiles;
+    cpu.pool().run(plan.tasks(), &|task, worker| {
+        let (rows, panels) = plan.task(task);
+        let tile = &mut *tiles.of(worker);
+        tile.resize(rows.len() * panels.len(), F32x16::default());
+        for k in product.weights.k_blocks() {
+            let block = Block {
+                x: finish.rows,
+                rows: rows.clone(),
+                weights: product.weights.lines(k.clone(), panels.clone()),
+                k,
+            };
+            per_isa!(
+                cpu.isa(),
+                portable => portable::multiply(&block, tile),
+                avx2 => avx2::multiply(&block, tile),
+            );
+        }
+        for (panel, sums) in panels.zip(tile.chunks_exact(rows.len())) {
+            per_isa!(
+                cpu.isa(),
+                portable => portable::finish(&finish, rows.clone(), panel, sums),
+                avx2 => avx2::finish(&finish, rows.clone(), panel, sums),
+            );
+        }
+    });
+}
+
+impl Product<'_> {
+    /// m, when everything agrees with it.
+    fn checked_rows(&self, out_len: usize) -> usize {
+        let (n, k) = (self.weights.n(), self.weights.k());
+        assert!(
+            self.x.len().is_multiple_of(k),
+            "{} numbers in rows of {k}",
+            self.x.len()
+        );
+        let rows = self.x.len() / k;
+        assert_eq!(out_len, rows * n, "output of {rows} rows by {n} columns");
+        assert_eq!(self.bias.len(), n, "bias for {n} columns");
+        if let Epilogue::BiasResidual(residual) = self.epilogue {
+            assert_eq!(residual.len(), out_len, "residual for {rows} rows");
+        }
+        let mut covered = 0;
+        for segment in self.segments {
+            assert_eq!(segment.rows.start, covered, "segments in order");
+            assert!(segment.rows.end >= covered, "segments in order");
+            covered = segment.rows.end;
+            if let Some(lora) = segment.lora {
+                assert_eq!((lora.n(), lora.k()), (n, k), "adapter of these weights");
+            }
+        }
+        assert_eq!(covered, rows, "segments cover the rows");
+        rows
+    }
+}
+
+/// How the output is cut into tasks. Any cut gives the same bits.
+struct Plan {
+    rows: usize,
+    row_panels: usize,
+    row_blocks: usize,
+    panels: usize,
+    /// Groups of panels, so many that each thread gets the same number of tasks.
+    groups: usize,
+}
+
+impl Plan {
+    fn new(rows: usize, panels: usize, threads: usize) -> Plan {
+        let row_panels = rows.div_ceil(ROWS);
+        let row_blocks = row_panels.div_ceil(ROW_PANELS_PER_TASK);
+        let wanted = match threads {
+            1 => 1,
+            _ => (threads * TASKS_PER_THREAD).div_ceil(row_blocks.max(1)),
+        };
+        let groups = wanted.max(panels.div_ceil(PANELS_PER_TASK));
+        Plan {
+            rows,
+            row_panels,
+            row_blocks,
+            panels,
+            groups: groups.next_multiple_of(threads).min(panels),
+        }
+    }
+
+    fn tasks(&self) -> usize {
+        self.row_blocks * self.groups
+    }
+
+    /// Rows and panels of a task; all panels for the first rows come first.
+    fn task(&self, task: usize) -> (Range<usize>, Range<usize>) {
+        let row_panels = part(self.row_panels, self.row_blocks, task / self.groups);
+        let rows = row_panels.start * ROWS..self.rows.min(row_panels.end * ROWS);
+        (rows, part(self.panels, self.groups, task % self.groups))
+    }
+}
+
+/// The range of `0..count` that part `index` of `parts` equal parts takes, none longer than
+/// another by more than one.
+fn part(count: usize, parts: usize, index: usize) -> Range<usize> {
+    index * count / parts..(index + 1) * count / parts
+}
+
+/// One step of a task: some rows by some panels over one block of k.
+///
+/// Its tile is [panels, rows] lines; the block at the start of k overwrites it, the others add.
+struct Block<'a> {
+    x: &'a PackedRows,
+    /// Starts at a multiple of `ROWS`.
+    rows: Range<usize>,
+    k: Range<usize>,
+    weights: Lines<'a>,
+}
+
+impl<'a> Block<'a> {
+    /// Whether it starts the sums instead of adding to them.
+    fn is_first(&self) -> bool {
+        self.k.start == 0
+    }
+
+    /// The tiles of one panel: the packed rows of each and the lines of its sums.
+    #[inline(always)]
+    fn tiles<'t>(
+        &'a self,
+        sums: &'t mut [F32x16],
+    ) -> impl Iterator<Item = (&'a [[f32; ROWS]], &'t mut [F32x16])> {
+        let first = self.rows.start / ROWS;
+        sums.chunks_mut(ROWS)
+            .enumerate()
+            .map(move |(index, sums)| (&self.x.panel(first + index)[self.k.clone()], sums))
+    }
+}
+
+/// What the last step of a task needs.
+struct Finish<'a> {
+    product: &'a Product<'a>,
+    rows: &'a PackedRows,
+    out: DisjointSlice<'a, f32>,
+}
+
+/// One row of one panel, ready for the last step.
+struct RowEnd<'a> {
+    sums: &'a F32x16,
+    /// The row's side products, each in lane `lane` of a line; with `lora_b` the low-rank part.
+    side: &'a [[f32; ROWS]],
+    lane: usize,
+    lora_b: &'a [F32x16],
+    /// As long as `out`, or empty.
+    residual: &'a [f32],
+    /// 16 columns, fewer in the last panel.
+    out: &'a mut [f32],
+}
+
+impl Finish<'_> {
+    /// The bias of the columns of a panel.
+    fn bias(&self, panel: usize) -> F32x16 {
+        F32x16::padded(&self.product.bias[self.product.weights.columns(panel)])
+    }
+
+    fn is_gelu(&self) -> bool {
+        matches!(self.product.epilogue, Epilogue::BiasGelu)
+    }
+
+    /// Calls `end` for each row of `rows`, whose lines are `sums`.
+    #[inline(always)]
+    fn each_row(
+        &self,
+        rows: Range<usize>,
+        panel: usize,
+        sums: &[F32x16],
+        mut end: impl FnMut(RowEnd<'_>),
+    ) {
+        let Product {
+            weights,
+            segments,
+            epilogue,
+            ..
+        } = self.product;
+        let columns = weights.columns(panel);
+        let first = segments.partition_point(|segment| segment.rows.end <= rows.start);
+        for segment in &segments[first..] {
+            let lora_b = segment.lora.map_or(&[][..], |lora| lora.panel(panel));
+            for row in segment.rows.start.max(rows.start)..segment.rows.end.min(rows.end) {
+                let out = row * weights.n() + columns.start..row * weights.n() + columns.end;
+                end(RowEnd {
+                    sums: &sums[row - rows.start],
+                    side: &self.rows.panel(row / ROWS)[weights.k()..],
+                    lane: row % ROWS,
+                    lora_b,
+                    residual: match epilogue {
+                        Epilogue::BiasResidual(residual) => &residual[out.clone()],
+                        Epilogue::Bias | Epilogue::BiasGelu => &[],
+                    },
+                    #[expect(unsafe_code, reason = "tasks write disjoint parts of the output")]
+                    // SAFETY: the tasks of a plan share no row of a panel, and the part dies
+                    // before the next row.
+                    out: unsafe { self.out.range(out) },
+                });
+            }
+            if segment.rows.end >= rows.end {
+                break;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
+    use super::*;
+    use crate::gelu::gelu_of;
+    use crate::testing::{bits, cpus, uniform};
+
+    /// Of the sum of the magnitudes of all terms: 256 roundings of a chain at most, 2^-24 each,
+    /// and those of a few blocks; random signs keep the true error far below.
+    const TOLERANCE: f64 = 3e-6;
+
+    #[derive(Clone, Copy, Debug)]
+    enum Type {
+        F32,
+        Bf16,
+        F16,
+    }
+
+    /// A product with an adapter of `rank` on all rows but the first and last third.
+    struct Case {
+        n: usize,
+        k: usize,
+        rank: usize,
+        x: Vec<f32>,
+        weights: Vec<f32>,
+        bytes: Vec<u8>,
+        element: Type,
+        bias: Vec<f32>,
+        lora_a: Vec<f32>,
+        lora_b: Vec<f32>,
+        residual: Vec<f32>,
+    }
+
+    impl Case {
+        fn new(seed: u64, element: Type, [m, n, k, rank]: [usize; 4]) -> Case {
+            // Eighths up to 1 are exact in every type.
+            let weights: Vec<f32> = uniform(seed, n * k)
+                .iter()
+                .map(|x| (x * 8.0).round() / 8.0)
+                .collect();
+            let bytes = match element {
+                Type::F32 => weights.iter().flat_map(|x| x.to_le_bytes()).collect(),
+                Type::Bf16 => weights
+                    .iter()
+                    .flat_map(|x| ((x.to_bits() >> 16) as u16).to_le_bytes())
+                    .collect(),
+                Type::F16 => weights
+                    .iter()
+                    .flat_map(|x| f16_bits(*x).to_le_bytes())
+                    .collect(),
+            };
+            Case {
+                n,
+                k,
+                rank,
+                x: uniform(seed ^ 1, m * k),
+                weights,
+                bytes,
+                element,
+                bias: uniform(seed ^ 2, n),
+                lora_a: uniform(seed ^ 3, rank * k),
+                lora_b: uniform(seed ^ 4, n * rank),
+                residual: uniform(seed ^ 5, m * n),
+            }
+        }
+
+        fn m(&self) -> usize {
+            self.x.len() / self.k
+        }
+
+        fn epilogue(&self, index: usize, rows: Range<usize>) -> Epilogue<'_> {
+            let residual = &self.residual[rows.start * self.n..rows.end * self.n];
+            [
+                Epilogue::Bias,
+                Epilogue::BiasGelu,
+                Epilogue::BiasResidual(residual),
+            ][index]
+        }
+
+        fn has_lora(&self, row: usize) -> bool {
+            (self.m() / 3..self.m() - self.m() / 3).contains(&row)
+        }
+
+        /// The product of some of the rows.
+        fn run(&self, cpu: &Cpu, rows: Range<usize>, epilogue: usize) -> Vec<f32> {
+            let (n, k) = (self.n, self.k);
+            // Two blocks, so that a panel takes rows from both.
+            let (first, second) = self.bytes.split_at(n / 2 * self.bytes.len() / n);
+            let blocks = [first, second].map(|bytes| match self.element {
+                Type::F32 => Rows::F32(bytes),
+                Type::Bf16 => Rows::Bf16(bytes),
+                Type::F16 => Rows::F16(bytes),
+            });
+            let weights = PackedMatrix::pack(cpu, &blocks, k);
+            let lora = PackedLora::new(&self.lora_a, &self.lora_b, n, k, self.rank, 0.25);
+            let segments: Vec<Segment<'_>> = rows
+                .clone()
+                .map(|row| Segment {
+                    rows: row - rows.start..row + 1 - rows.start,
+                    lora: self.has_lora(row).then_some(&lora),
+                })
+                .collect();
+            let operands = Product {
+                x: &self.x[rows.start * k..rows.end * k],
+                weights: &weights,
+                bias: &self.bias,
+                segments: &segments,
+                epilogue: self.epilogue(epilogue, rows.clone()),
+            };
+            let mut out = vec![f32::NAN; rows.len() * n];
+            let mut scratch = GemmScratch::default();
+            product(cpu, &mut scratch, &operands, &mut out);
+            out
+        }
+
+        /// One number of the product in f64 and the sum of the magnitudes of its terms.
+        fn expected(&self, row: usize, column: usize, epilogue: usize) -> (f64, f64) {
+            let x = &self.x[row * self.k..][..self.k];
+            let terms = |y: &[f32]| -> Vec<f64> {
+                x.iter()
+                    .zip(y)
+                    .map(|(&x, &y)| f64::from(x) * f64::from(y))
+                    .collect()
+            };
+            let mut all = terms(&self.weights[column * self.k..][..self.k]);
+            all.push(f64::from(self.bias[column]));
+            if self.has_lora(row) {
+                for rank in 0..self.rank {
+                    let factor = 0.25 * f64::from(self.lora_b[column * self.rank + rank]);
+                    let side = terms(&self.lora_a[rank * self.k..][..self.k]);
+                    all.extend(side.iter().map(|term| term * factor));
+                }
+            }
+            let magnitude = all.iter().map(|term| term.abs()).sum();
+            let sum: f64 = all.iter().sum();
+            match epilogue {
+                0 => (sum, magnitude),
+                1 => (f64::from(gelu_of(sum as f32)), magnitude),
+                _ => (
+                    sum + f64::from(self.residual[row * self.n + column]),
+                    magnitude,
+                ),
+            }
+        }
+    }
+
+    /// Half precision of an eighth between -1 and 1.
+    fn f16_bits(x: f32) -> u16 {
+        let sign = if x.is_sign_negative() { 0x8000 } else { 0 };
+        if x == 0.0 {
+            return sign;
+        }
+        let word = x.abs().to_bits();
+        sign | ((word >> 13) - (112 << 10)) as u16
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_the_reference(
+            m in 0_usize..=20,
+            n in select(vec![1, 2, 15, 16, 17, 31, 48, 100]),
+            k in select(vec![1, 7, 16, 31, 255, 256, 257, 520]),
+            rank in 1_usize..=6,
+            element in select(vec![Type::F32, Type::Bf16, Type::F16]),
+            epilogue in 0_usize..3,
+            seed: u64,
+        ) {
+            let case = Case::new(seed, element, [m, n, k, rank]);
+            for cpu in cpus(1) {
+                let out = case.run(&cpu, 0..m, epilogue);
+                for (place, found) in out.into_iter().enumerate() {
+                    let (expected, magnitude) = case.expected(place / n, place % n, epilogue);
+                    let error = (f64::from(found) - expected).abs();
+                    prop_assert!(error <= TOLERANCE * (magnitude + 1.0), "{found} {expected}");
+                }
+            }
+        }
+
+        #[test]
+        fn a_row_alone_has_the_bits_it_has_in_a_batch(
+            m in 1_usize..=40,
+            n in select(vec![1, 16, 17, 80]),
+            k in select(vec![1, 256, 300]),
+            threads in 1_usize..=3,
+            epilogue in 0_usize..3,
+            seed: u64,
+        ) {
+            let case = Case::new(seed, Type::Bf16, [m, n, k, 4]);
+            for (cpu, alone) in cpus(threads).iter().zip(cpus(1)) {
+                let batch = case.run(cpu, 0..m, epilogue);
+                for (row, batch) in batch.chunks_exact(n).enumerate() {
+                    prop_assert_eq!(bits(batch), bits(&case.run(&alone, row..row + 1, epilogue)));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn many_rows_on_any_number_of_threads_have_the_same_bits() {
+        let case = Case::new(9, Type::Bf16, [450, 400, 700, 4]);
+        for epilogue in 0..3 {
+            let expected = cpus(1)
+                .iter()
+                .map(|cpu| bits(&case.run(cpu, 0..450, epilogue)))
+                .collect::<Vec<_>>();
+            for threads in [2, 3] {
+                for (cpu, expected) in cpus(threads).iter().zip(&expected) {
+                    assert_eq!(&bits(&case.run(cpu, 0..450, epilogue)), expected);
+                }
+            }
+            for (cpu, expected) in cpus(1).iter().zip(&expected) {
+                let found = bits(&case.run(cpu, 191..199, epilogue));
+                assert_eq!(found, expected[191 * 400..199 * 400]);
+            }
+        }
+    }
+
+    #[test]
+    fn half_precision_widens_exactly() {
+        let cases = [
+            (0x0000, 0.0),
+            (0x8000, -0.0),
+            (0x3c00, 1.0),
+            (0xc000, -2.0),
+            (0x7bff, 65504.0),
+            (0x0400, 6.103_515_6e-5),
+            (0x0001, 5.960_464_5e-8),
+            (0x83ff, -6.097_555e-5),
+            (0x3555, 0.333_251_95),
+            (0x7c00, f32::INFINITY),
+        ];
+        for cpu in cpus(1) {
+            for (half, expected) in cases {
+                let weights = PackedMatrix::pack(&cpu, &[Rows::F16(&u16::to_le_bytes(half))], 1);
+                let Lines::F32(lines) = weights.lines(0..1, 0..1) else {
+                    panic!("half precision is widened");
+                };
+                assert_eq!(lines[0].0[0].to_bits(), f32::to_bits(expected), "{half:#x}");
+            }
+        }
+    }
+
+    #[test]
+    fn bf16_stays_half_as_large() {
+        for cpu in cpus(1) {
+            let bytes = [0; 2 * 20 * 3];
+            let packed = PackedMatrix::pack(&cpu, &[Rows::Bf16(&bytes)], 3);
+            assert_eq!(
+                (packed.n(), packed.k(), packed.bytes()),
+                (20, 3, 2 * 32 * 3)
+            );
+        }
+    }
+
+    /// `x = torch.arange(6.).reshape(2, 3) / 4 - .5; W = torch.arange(12.).reshape(4, 3) / 8 - .5;
+    /// b = torch.arange(4.) / 10; A = torch.tensor([[1., -2, .5]]);
+    /// B = torch.arange(4.).reshape(4, 1) - 1;
+    /// F.gelu(F.linear(x, W, b) + .25 * (x @ A.T) @ B.T)`, torch 2.15.
+    #[test]
+    fn equals_torch() {
+        let eighths = |count: u8| (0..count).map(|i| f32::from(i) / 8.0 - 0.5);
+        let x: Vec<f32> = eighths(6).map(|x| x * 2.0 + 0.5).collect();
+        let bytes: Vec<u8> = eighths(12).flat_map(f32::to_le_bytes).collect();
+        let lora = PackedLora::new(&[1.0, -2.0, 0.5], &[-1.0, 0.0, 1.0, 2.0], 4, 3, 1, 0.25);
+        for cpu in cpus(1) {
+            let weights = PackedMatrix::pack(&cpu, &[Rows::F32(&bytes)], 3);
+            let operands = Product {
+                x: &x,
+                weights: &weights,
+                bias: &[0.0, 0.1, 0.2, 0.3],
+                segments: &[Segment {
+                    rows: 0..2,
+                    lora: Some(&lora),
+                }],
+                epilogue: Epilogue::BiasGelu,
+            };
+            let mut out = [0.0; 8];
+            product(&cpu, &mut GemmScratch::default(), &operands, &mut out);
+            for (found, expected) in out.iter().zip(TORCH) {
+                assert!((found - expected).abs() <= 3e-7, "{found} {expected}");
+            }
+        }
+    }
+
+    const TORCH: [f32; 8] = [
+        0.218_103_48,
+        0.091_738_39,
+        -0.009_234_753,
+        -0.084_148_06,
+        -0.139_051_04,
+        0.091_738_39,
+        0.561_370_9,
+        1.174_159_3,
+    ];
+}

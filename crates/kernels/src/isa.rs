@@ -1,0 +1,135 @@
+//! Which instruction sets exist, and which one this process uses.
+
+use std::error::Error;
+use std::fmt;
+use std::str::FromStr;
+
+/// An instruction set that the kernels have a version for.
+///
+/// Every version of an operation agrees with the portable one within the tolerance that the
+/// operation's file states; results are bit-identical only within one instruction set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Isa {
+    /// Plain Rust without intrinsics: the specification of every operation.
+    Portable,
+    /// x86-64 with AVX2 and FMA: 8 lanes of f32, fused multiply-add.
+    Avx2,
+}
+
+impl Isa {
+    /// Every instruction set, slowest first.
+    pub const ALL: &[Isa] = &[Isa::Portable, Isa::Avx2];
+
+    /// Whether this processor can run it.
+    pub fn is_available(self) -> bool {
+        match self {
+            Isa::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            #[cfg(not(target_arch = "x86_64"))]
+            Isa::Avx2 => false,
+        }
+    }
+
+    /// The fastest one that this processor can run.
+    pub fn best() -> Isa {
+        Isa::ALL
+            .iter()
+            .rev()
+            .copied()
+            .find(|isa| isa.is_available())
+            .unwrap_or(Isa::Portable)
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Isa::Portable => "portable",
+            Isa::Avx2 => "avx2",
+        }
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(self.name())
+    }
+}
+
+impl FromStr for Isa {
+    type Err = ParseIsaError;
+
+    fn from_str(text: &str) -> Result<Isa, ParseIsaError> {
+        Isa::ALL
+            .iter()
+            .copied()
+            .find(|isa| isa.name() == text)
+            .ok_or_else(|| ParseIsaError { found: text.into() })
+    }
+}
+
+/// A text that names no instruction set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParseIsaError {
+    found: String,
+}
+
+impl fmt::Display for ParseIsaError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "instruction set `{}`, expected", self.found)?;
+        for (index, isa) in Isa::ALL.iter().enumerate() {
+            write!(formatter, "{} `{isa}`", if index == 0 { "" } else { " or" })?;
+        }
+        Ok(())
+    }
+}
+
+impl Error for ParseIsaError {}
+
+/// Runs the version of an operation that belongs to an instruction set.
+///
+/// A new instruction set is one more arm here and one more line at each use. The versions are
+/// safe `#[target_feature]` functions: what makes calling one `unsafe` is only whether the
+/// processor has the instructions.
+macro_rules! per_isa {
+    ($isa:expr, portable => $portable:expr, avx2 => $($avx2:ident)::+ ($($argument:expr),* $(,)?) $(,)?) => {
+        match $isa {
+            $crate::isa::Isa::Portable => $portable,
+            #[cfg(target_arch = "x86_64")]
+            #[expect(unsafe_code, reason = "the call needs a processor with AVX2 and FMA")]
+            // SAFETY: an `Isa` reaches the kernels inside a `Cpu` only, and `Cpu::new` asserts
+            // that the processor has it.
+            $crate::isa::Isa::Avx2 => unsafe { $($avx2)::+($($argument),*) },
+            #[cfg(not(target_arch = "x86_64"))]
+            $crate::isa::Isa::Avx2 => unreachable!("`Cpu::new` refuses what the processor lacks"),
+        }
+    };
+}
+pub(crate) use per_isa;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_round_trip() {
+        for &isa in Isa::ALL {
+            assert_eq!(isa.to_string().parse(), Ok(isa));
+        }
+    }
+
+    #[test]
+    fn an_unknown_name_is_refused_with_the_valid_ones() {
+        let error = "avx9".parse::<Isa>().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "instruction set `avx9`, expected `portable` or `avx2`"
+        );
+    }
+
+    #[test]
+    fn the_best_one_is_available() {
+        assert!(Isa::best().is_available());
+        assert!(Isa::Portable.is_available());
+    }
+}
