@@ -1,0 +1,327 @@
+//! The façade and the main flow: text -> token ids -> packed batches -> encoder -> embeddings.
+
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use quintet_kernels::{Cpu, Isa};
+
+use crate::batch::{PackedBatch, Sequence, plan};
+use crate::config::ModelConfig;
+use crate::embedding::finish;
+use crate::encoder::{CpuEncoder, Encoder};
+use crate::error::{EmbedError, LoadError};
+use crate::input::{Dimensions, EmbedOptions, Embedded, Input, InputReader};
+use crate::late_chunking::{
+    self, ChunkPooling, Document, DocumentTokens, LongDocument, Owner, SpanError, Windows,
+};
+use crate::task::{self, Task, UnknownTask};
+use crate::tokenizer::Tokenizer;
+use crate::weights::{AdapterSource, Checkpoint, Weights};
+
+/// Arithmetic of the weight products.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Precision {
+    /// f32 arithmetic on the checkpoint's own weights: the reference to 1e-5 per component.
+    #[default]
+    Exact,
+}
+
+/// How a model is loaded.
+pub struct LoadOptions<'a> {
+    /// Threads of the engine's pool.
+    pub threads: NonZeroUsize,
+    /// Instruction set of the kernels.
+    pub isa: Isa,
+    /// Arithmetic of the weight products.
+    pub precision: Precision,
+    /// Adapters beside those of the checkpoint.
+    pub adapters: Vec<AdapterSource>,
+    /// Tokens that one batch holds at most; a longer text gets a batch of its own. It moves memory and
+    /// speed, never a result.
+    pub token_budget: usize,
+    /// Hears how many of how many loading steps are done.
+    pub progress: &'a dyn Fn(usize, usize),
+}
+
+/// Enough tokens to keep every product near its best rate, few enough to stay in the caches' reach.
+const DEFAULT_TOKEN_BUDGET: usize = 1024;
+
+impl Default for LoadOptions<'_> {
+    fn default() -> Self {
+        Self {
+            threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+            isa: Isa::best(),
+            precision: Precision::Exact,
+            adapters: Vec::new(),
+            token_budget: DEFAULT_TOKEN_BUDGET,
+            progress: &|_, _| (),
+        }
+    }
+}
+
+/// A loaded model: the one object that a program needs.
+pub struct Embedder {
+    cpu: Arc<Cpu>,
+    config: ModelConfig,
+    tokenizer: Option<Tokenizer>,
+    weights: Arc<Weights>,
+    encoder: Mutex<CpuEncoder>,
+    token_budget: usize,
+}
+
+impl Embedder {
+    /// Loads a checkpoint: every tensor is checked and packed, the tokenizer is made.
+    ///
+    /// # Errors
+    /// [`LoadError`] when a weight, an adapter or the tokenizer is refused.
+    pub fn load(checkpoint: &Checkpoint, options: &LoadOptions<'_>) -> Result<Self, LoadError> {
+        let cpu = Arc::new(Cpu::new(options.isa, options.threads));
+        let config = checkpoint.config.clone();
+        let tokenizer = Tokenizer::open(&checkpoint.tokenizer, config.vocab_size)?;
+        let Precision::Exact = options.precision;
+        let weights = Arc::new(Weights::load(
+            checkpoint,
+            &options.adapters,
+            &cpu,
+            options.progress,
+        )?);
+        let encoder = CpuEncoder::new(Arc::clone(&cpu), config.clone(), Arc::clone(&weights));
+        let token_budget = options.token_budget.max(1);
+        Ok(Self {
+            cpu,
+            config,
+            tokenizer,
+            weights,
+            encoder: Mutex::new(encoder),
+            token_budget,
+        })
+    }
+
+    /// Embeds texts or token ids, each with its own task; the results stand in the order of `inputs`.
+    ///
+    /// # Errors
+    /// [`EmbedError`] naming the input that is too long, empty or out of the vocabulary. Nothing is
+    /// computed then.
+    pub fn embed(
+        &self,
+        inputs: &[Input<'_>],
+        options: &EmbedOptions,
+    ) -> Result<Vec<Embedded>, EmbedError> {
+        let read = self.input_reader().read_all(inputs, options.truncate)?; // text -> token ids
+        let sequences: Vec<Sequence> = read
+            .iter()
+            .map(|read| Sequence::whole(read.token_ids.clone(), read.task))
+            .collect();
+        let pooled = self.pool(&sequences)?; // longest first, layers + adapters + sums
+        Ok(read
+            .into_iter()
+            .zip(pooled)
+            .map(|(read, mut sums)| Embedded {
+                tokens: read.token_ids.len(),
+                truncated: read.truncated,
+                embedding: self.finish(mean(sums.swap_remove(0), read.token_ids.len()), options),
+            })
+            .collect())
+    }
+
+    /// Embeds a document and its chunks from the same pass (late chunking).
+    ///
+    /// # Errors
+    /// [`EmbedError`] for spans that do not fit the text, and for what [`Embedder::embed`] refuses.
+    pub fn embed_document(
+        &self,
+        document: Document<'_>,
+        task: Task,
+        pooling: ChunkPooling,
+        long: LongDocument,
+        options: &EmbedOptions,
+    ) -> Result<EmbeddedDocument, EmbedError> {
+        let tokenizer = self.tokenizer.as_ref().ok_or(EmbedError::NoTokenizer)?;
+        let mut tokens =
+            late_chunking::tokenize(tokenizer, self.instruction(task), document, pooling)?;
+        let context = self.config.max_tokens;
+        let overlap = match long {
+            LongDocument::Cut => {
+                tokens.cut(context);
+                0
+            }
+            LongDocument::Windows { overlap } if overlap < context => overlap,
+            LongDocument::Windows { overlap } => {
+                return Err(SpanError::Overlap { overlap, context }.into());
+            }
+        };
+        self.embed_windows(&tokens, &tokens.windows(context, overlap, task), options)
+    }
+
+    /// Embeds a document that the caller has tokenised and cut into windows.
+    ///
+    /// # Errors
+    /// [`EmbedError`] when a window's ids are refused; `index` counts the windows.
+    pub fn embed_windows(
+        &self,
+        document: &DocumentTokens,
+        windows: &Windows,
+        options: &EmbedOptions,
+    ) -> Result<EmbeddedDocument, EmbedError> {
+        let reader = self.input_reader();
+        for (index, sequence) in windows.sequences.iter().enumerate() {
+            reader.check_ids(index, &sequence.token_ids)?;
+        }
+        let hidden = self.config.hidden_size;
+        let mut document_sum = vec![0.0; hidden];
+        let mut chunk_sums = vec![vec![0.0; hidden]; document.spans.len()];
+        for (owners, pooled) in windows.owners.iter().zip(self.pool(&windows.sequences)?) {
+            for (owner, row) in owners.iter().zip(&pooled) {
+                let sum = match owner {
+                    Owner::Document => &mut document_sum,
+                    Owner::Chunk(index) => &mut chunk_sums[*index],
+                };
+                sum.iter_mut()
+                    .zip(row)
+                    .for_each(|(sum, value)| *sum += value);
+            }
+        }
+        let finish = |sum, len| self.finish(mean(sum, len), options);
+        Ok(EmbeddedDocument {
+            tokens: document.token_ids.len(),
+            truncated: document.truncated,
+            windows: windows.sequences.len(),
+            embedding: finish(document_sum, document.token_ids.len()),
+            chunks: document
+                .spans
+                .iter()
+                .zip(chunk_sums)
+                .map(|(span, sum)| span.as_ref().map(|span| finish(sum, span.len())))
+                .collect(),
+        })
+    }
+
+    /// Final hidden states of one sequence, one row of `hidden_size` per token.
+    ///
+    /// # Errors
+    /// [`EmbedError`] when the ids are refused.
+    pub fn hidden_states(
+        &self,
+        token_ids: &[u32],
+        task: Task,
+    ) -> Result<Vec<Vec<f32>>, EmbedError> {
+        self.input_reader().check_ids(0, token_ids)?;
+        let spans = (0..token_ids.len()).map(|token| token..token + 1).collect();
+        let sequence = Sequence {
+            token_ids: token_ids.to_vec(),
+            task,
+            spans,
+        };
+        Ok(self.pool(&[sequence])?.swap_remove(0))
+    }
+
+    /// Finds a task by name: one of the checkpoint's, a custom adapter's, or `raw`.
+    ///
+    /// # Errors
+    /// [`UnknownTask`] listing what the model has.
+    pub fn task(&self, name: &str) -> Result<Task, UnknownTask> {
+        task::find(&self.weights.adapters, name)
+    }
+
+    /// Names of the adapters, in table order; `raw` is not among them.
+    pub fn tasks(&self) -> impl Iterator<Item = &str> {
+        self.weights
+            .adapters
+            .iter()
+            .map(|adapter| adapter.name.as_str())
+    }
+
+    /// The text that is put before every input of a task; empty for none.
+    pub fn instruction(&self, task: Task) -> &str {
+        task.adapter()
+            .map_or("", |index| &self.weights.adapters[index].instruction)
+    }
+
+    /// Shapes and constants of the model.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The tokenizer, where the checkpoint has one.
+    pub fn tokenizer(&self) -> Option<&Tokenizer> {
+        self.tokenizer.as_ref()
+    }
+
+    /// The processor as this model uses it.
+    pub fn cpu(&self) -> &Cpu {
+        &self.cpu
+    }
+
+    /// Checks a Matryoshka size against the model.
+    ///
+    /// # Errors
+    /// [`EmbedError::Dimensions`] outside `1..=hidden_size`.
+    pub fn dimensions(&self, dimensions: usize) -> Result<Dimensions, EmbedError> {
+        Dimensions::new(dimensions, &self.config)
+    }
+
+    fn input_reader(&self) -> InputReader<'_> {
+        InputReader {
+            cpu: &self.cpu,
+            tokenizer: self.tokenizer.as_ref(),
+            adapters: &self.weights.adapters,
+            config: &self.config,
+        }
+    }
+
+    /// Sums of hidden states per sequence and span, in the order of `sequences`.
+    fn pool(&self, sequences: &[Sequence]) -> Result<Vec<Vec<Vec<f32>>>, EmbedError> {
+        let mut pooled = vec![Vec::new(); sequences.len()];
+        // A panic in another thread leaves only buffers behind, and each pass writes them anew.
+        let mut encoder = self.encoder.lock().unwrap_or_else(PoisonError::into_inner);
+        for indices in plan(sequences, self.token_budget) {
+            let batch = PackedBatch::pack(indices.iter().map(|&index| &sequences[index]));
+            let rows = encoder.forward(&batch)?;
+            let mut rows = rows.rows();
+            for index in indices {
+                let count = sequences[index].spans.len();
+                pooled[index] = rows.by_ref().take(count).map(<[f32]>::to_vec).collect();
+            }
+        }
+        Ok(pooled)
+    }
+
+    fn finish(&self, mean: Vec<f32>, options: &EmbedOptions) -> Vec<f32> {
+        let dimensions = options
+            .dimensions
+            .map_or(self.config.hidden_size, Dimensions::value);
+        finish(mean, dimensions, options.normalize)
+    }
+}
+
+/// Shows the model's shape, not a gigabyte of weights.
+impl std::fmt::Debug for Embedder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Embedder")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A document's vector and those of its chunks.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EmbeddedDocument {
+    /// Tokens of the document that the model saw once or more, specials and instruction included.
+    pub tokens: usize,
+    /// Whether the tail was cut off.
+    pub truncated: bool,
+    /// Passes that it took: 1 unless the document is longer than the context.
+    pub windows: usize,
+    /// The whole document's vector.
+    pub embedding: Vec<f32>,
+    /// One vector per chunk, `None` for a chunk that lies behind the cut.
+    pub chunks: Vec<Option<Vec<f32>>>,
+}
+
+/// Sum over `tokens` rows to their mean.
+fn mean(mut sum: Vec<f32>, tokens: usize) -> Vec<f32> {
+    let tokens = tokens as f32;
+    sum.iter_mut().for_each(|value| *value /= tokens);
+    sum
+}

@@ -1,0 +1,51 @@
+//! A checkpoint file mapped into memory: pages are read when touched and can be given back.
+#![expect(
+    unsafe_code,
+    reason = "mapping a file and advising the kernel about it are unsafe calls"
+)]
+
+use std::fs::File;
+use std::ops::Range;
+use std::path::Path;
+
+/// A read-only file in the address space of this process.
+#[derive(Debug)]
+pub(crate) struct FileMap {
+    map: memmap2::Mmap,
+}
+
+impl FileMap {
+    pub(crate) fn open(path: &Path) -> std::io::Result<Self> {
+        let file = File::open(path)?;
+        // SAFETY: the map is read only and private to reading; a file that another process cuts short
+        // while it is mapped can end this process with SIGBUS, which README states as the rule that
+        // checkpoints are replaced by renaming, never rewritten in place.
+        let map = unsafe { memmap2::Mmap::map(&file)? };
+        Ok(Self { map })
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+
+    /// Gives the pages of `range` back to the system: resident memory falls, a later touch reads again.
+    pub(crate) fn release(&self, range: &Range<usize>) {
+        #[cfg(unix)]
+        {
+            const PAGE: usize = 4096;
+            let start = range.start.next_multiple_of(PAGE);
+            let end = range.end / PAGE * PAGE;
+            if start < end {
+                // SAFETY: the map is a read-only file mapping, so dropped pages come back from the file
+                // with the same bytes. A failure costs memory only, so the result is not needed.
+                let _ = unsafe {
+                    self.map.unchecked_advise_range(
+                        memmap2::UncheckedAdvice::DontNeed,
+                        start,
+                        end - start,
+                    )
+                };
+            }
+        }
+    }
+}
