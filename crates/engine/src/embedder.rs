@@ -109,18 +109,21 @@ impl Embedder {
         options: &EmbedOptions,
     ) -> Result<Vec<Embedded>, EmbedError> {
         let read = self.input_reader().read_all(inputs, options.truncate)?; // text -> token ids
-        let sequences: Vec<Sequence> = read
-            .iter()
-            .map(|read| Sequence::whole(read.token_ids.clone(), read.task))
-            .collect();
-        let pooled = self.pool(&sequences)?; // longest first, layers + adapters + sums
-        Ok(read
+        let (sequences, truncated): (Vec<_>, Vec<_>) = read
             .into_iter()
-            .zip(pooled)
-            .map(|(read, mut sums)| Embedded {
-                tokens: read.token_ids.len(),
-                truncated: read.truncated,
-                embedding: self.finish(mean(sums.swap_remove(0), read.token_ids.len()), options),
+            .map(|read| (read.sequence, read.truncated))
+            .unzip();
+        let pooled = self.pool(&sequences)?; // longest first, layers + adapters + sums
+        let rows = sequences.iter().zip(pooled).zip(truncated);
+        Ok(rows
+            .map(|((sequence, mut sums), truncated)| {
+                let tokens = sequence.token_ids.len();
+                let embedding = self.finish(mean(sums.swap_remove(0), tokens), options);
+                Embedded {
+                    tokens,
+                    truncated,
+                    embedding,
+                }
             })
             .collect())
     }

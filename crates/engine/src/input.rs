@@ -4,6 +4,7 @@ use std::sync::OnceLock;
 
 use quintet_kernels::Cpu;
 
+use crate::batch::Sequence;
 use crate::config::ModelConfig;
 use crate::error::EmbedError;
 use crate::task::Task;
@@ -106,12 +107,11 @@ pub struct Embedded {
     pub embedding: Vec<f32>,
 }
 
-/// An input as the model will see it.
+/// An input as the model will see it, and whether its tail was cut off.
 #[derive(Debug, Clone)]
 pub(crate) struct ReadInput {
-    pub(crate) token_ids: Vec<u32>,
+    pub(crate) sequence: Sequence,
     pub(crate) truncated: bool,
-    pub(crate) task: Task,
 }
 
 /// Turns inputs into checked token ids.
@@ -176,9 +176,8 @@ impl InputReader<'_> {
         }
         self.check_ids(index, &token_ids)?;
         Ok(ReadInput {
-            token_ids,
+            sequence: Sequence::whole(token_ids, input.task),
             truncated,
-            task: input.task,
         })
     }
 

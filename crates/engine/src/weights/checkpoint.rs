@@ -3,14 +3,11 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use quintet_kernels::Cpu;
-use quintet_kernels::gemm::PackedMatrix;
-
 use super::CheckpointError;
-use super::adapters::{Adapter, AdapterSource, Origin, STACKED_A, STACKED_B, lora_shapes};
+use super::adapters::{AdapterSource, Origin};
 use super::gguf::{GgufFile, GgufTokenizer};
-use super::names::{Layout, Part, is_ignorable};
-use super::tensors::{Dtype, Table, Tensor, TensorFile, rows};
+use super::names::{Layout, Part};
+use super::tensors::{Dtype, Tensor, TensorFile};
 use crate::config::ModelConfig;
 
 /// Where the tokenizer of a checkpoint comes from.
@@ -38,10 +35,10 @@ pub struct Checkpoint {
     pub adapters: Vec<AdapterSource>,
     /// Where the tokenizer comes from.
     pub tokenizer: TokenizerSource,
-    config_path: PathBuf,
-    files: Vec<TensorFile>,
+    pub(super) config_path: PathBuf,
+    pub(super) files: Vec<TensorFile>,
     /// `roberta.` where the file has it.
-    prefix: &'static str,
+    pub(super) prefix: &'static str,
 }
 
 const PREFIX: &str = "roberta.";
@@ -197,18 +194,22 @@ impl Checkpoint {
     }
 
     /// Tensor of the base files by its name without prefix.
-    fn find(&self, name: &str) -> Option<Tensor<'_>> {
+    pub(super) fn find(&self, name: &str) -> Option<Tensor<'_>> {
         let full = format!("{}{name}", self.prefix);
         self.files.iter().find_map(|file| file.tensor(&full))
     }
 
-    fn weights_path(&self) -> PathBuf {
+    pub(super) fn weights_path(&self) -> PathBuf {
         self.files
             .first()
             .map_or_else(|| self.path.clone(), |file| file.path.clone())
     }
 
-    fn require(&self, name: &str, shape: &[usize]) -> Result<Tensor<'_>, CheckpointError> {
+    pub(super) fn require(
+        &self,
+        name: &str,
+        shape: &[usize],
+    ) -> Result<Tensor<'_>, CheckpointError> {
         let tensor = self.find(name).ok_or_else(|| CheckpointError::Missing {
             path: self.weights_path(),
             name: format!("{}{name}", self.prefix),
@@ -256,147 +257,6 @@ impl Checkpoint {
                     .map_or_else(Clone::clone, Dtype::to_string);
                 (name.as_str(), info.shape.as_slice(), dtype)
             })
-    }
-
-    /// Refuses contradictions between configuration and tensors, then missing and extra names.
-    fn check_names(&self) -> Result<(), CheckpointError> {
-        self.check_config()?;
-        let mut known = BTreeSet::new();
-        let mut stacked_missing = None;
-        for part in Part::all(&self.config) {
-            for stem in part.stems(self.layout) {
-                known.insert(format!(
-                    "{}{stem}{}",
-                    self.prefix,
-                    part.weight_suffix(self.layout)
-                ));
-                if part.has_bias() {
-                    known.insert(format!("{}{stem}.bias", self.prefix));
-                }
-                if self.layout == Layout::Original && part.takes_lora() {
-                    for (suffix, shape) in
-                        [STACKED_A, STACKED_B]
-                            .into_iter()
-                            .zip(lora_shapes(part, &self.config, 4))
-                    {
-                        let name = format!("{}{stem}{suffix}", self.prefix);
-                        if self.find(&format!("{stem}{suffix}")).is_none() && part != Part::Pooler {
-                            let mut expected = vec![self.config.lora_adaptations.len()];
-                            expected.extend(shape);
-                            stacked_missing.get_or_insert((name.clone(), expected));
-                        }
-                        known.insert(name);
-                    }
-                }
-            }
-        }
-        let mut seen: BTreeSet<&str> = BTreeSet::new();
-        for file in &self.files {
-            for name in file.tensors.keys() {
-                if !seen.insert(name) {
-                    let first = self
-                        .files
-                        .iter()
-                        .find(|first| first.tensors.contains_key(name));
-                    return Err(CheckpointError::Twice {
-                        path: first.unwrap_or(file).path.clone(),
-                        other: file.path.clone(),
-                        name: name.clone(),
-                    });
-                }
-                if !known.contains(name) && !is_ignorable(name) {
-                    return Err(CheckpointError::Unexpected {
-                        path: file.path.clone(),
-                        name: name.clone(),
-                        layout: self.layout.to_string(),
-                    });
-                }
-            }
-        }
-        match stacked_missing {
-            Some((name, expected)) => Err(CheckpointError::Missing {
-                path: self.weights_path(),
-                name,
-                expected,
-            }),
-            None => Ok(()),
-        }
-    }
-
-    /// Compares sizes in the configuration with the tensors that show them.
-    fn check_config(&self) -> Result<(), CheckpointError> {
-        let contradiction = |field, configured: usize, found: usize, name: String| {
-            if configured == found {
-                return Ok(());
-            }
-            let path = self.config_path.clone();
-            Err(CheckpointError::Contradiction {
-                path,
-                field,
-                configured,
-                found,
-                name,
-            })
-        };
-        let axis = |part: Part, axis: usize| {
-            let name = format!(
-                "{}{}",
-                part.stems(self.layout)[0],
-                part.weight_suffix(self.layout)
-            );
-            let size = self
-                .find(&name)
-                .and_then(|tensor| tensor.shape().get(axis).copied());
-            size.map(|size| (size, name))
-        };
-        let config = &self.config;
-        for (field, configured, found) in [
-            (
-                "vocab_size",
-                config.vocab_size,
-                axis(Part::WordEmbeddings, 0),
-            ),
-            (
-                "hidden_size",
-                config.hidden_size,
-                axis(Part::WordEmbeddings, 1),
-            ),
-            (
-                "intermediate_size",
-                config.intermediate_size,
-                axis(Part::Fc1(0), 0),
-            ),
-        ] {
-            if let Some((found, name)) = found {
-                contradiction(field, configured, found, name)?;
-            }
-        }
-        let layers = (0..)
-            .take_while(|layer| axis(Part::OutProj(*layer), 0).is_some())
-            .count();
-        let last = Part::OutProj(layers.saturating_sub(1))
-            .stems(self.layout)
-            .remove(0);
-        // Fewer layers show as a missing tensor only when the run breaks off in the middle.
-        let beyond = (layers..layers + 2).all(|layer| axis(Part::Fc1(layer), 0).is_none());
-        if layers > 0 && beyond {
-            contradiction("num_hidden_layers", config.num_hidden_layers, layers, last)?;
-        }
-        if self.layout == Layout::Original {
-            let name = format!("{}{STACKED_A}", Part::Wqkv(0).stems(self.layout)[0]);
-            if let Some(tasks) = self
-                .find(&name)
-                .and_then(|tensor| tensor.shape().first().copied())
-            {
-                contradiction(
-                    "lora_adaptations",
-                    config.lora_adaptations.len(),
-                    tasks,
-                    name,
-                )?;
-            }
-        }
-        Ok(())
     }
 }
 
@@ -541,191 +401,4 @@ fn gguf_adapters(
     };
     adapters.sort_by_key(rank);
     Ok(adapters)
-}
-
-/// A linear layer: packed weight `[out, in]` and bias `[out]`.
-pub(crate) struct Linear {
-    pub(crate) matrix: PackedMatrix,
-    pub(crate) bias: Vec<f32>,
-}
-
-/// LayerNorm's gain and shift, `[hidden]` each.
-#[derive(Debug)]
-pub(crate) struct Norm {
-    pub(crate) weight: Vec<f32>,
-    pub(crate) bias: Vec<f32>,
-}
-
-/// One transformer layer, fields named as the checkpoint names them.
-pub(crate) struct LayerWeights {
-    pub(crate) wqkv: Linear,
-    pub(crate) out_proj: Linear,
-    pub(crate) norm1: Norm,
-    pub(crate) fc1: Linear,
-    pub(crate) fc2: Linear,
-    pub(crate) norm2: Norm,
-}
-
-/// The base model and its adapters, checked and packed.
-pub(crate) struct Weights {
-    pub(crate) word_embeddings: Table,
-    pub(crate) token_type_embedding: Vec<f32>,
-    pub(crate) emb_ln: Norm,
-    pub(crate) layers: Vec<LayerWeights>,
-    pub(crate) adapters: Vec<Adapter>,
-}
-
-impl Weights {
-    /// Reads every tensor once: shape, dtype and finiteness are checked, matrices packed, and their
-    /// file pages given back. `custom` adapters come behind the checkpoint's own.
-    /// `progress` hears how many of how many steps are done.
-    pub(crate) fn load(
-        checkpoint: &Checkpoint,
-        custom: &[AdapterSource],
-        cpu: &Cpu,
-        progress: &dyn Fn(usize, usize),
-    ) -> Result<Self, CheckpointError> {
-        checkpoint.check_names()?;
-        let sources: Vec<&AdapterSource> = checkpoint.adapters.iter().chain(custom).collect();
-        for (index, source) in sources.iter().enumerate() {
-            let earlier = &sources[..index];
-            if source.name == "raw" || earlier.iter().any(|earlier| earlier.name == source.name) {
-                return Err(CheckpointError::AdapterTwice {
-                    name: source.name.clone(),
-                });
-            }
-        }
-        let config = &checkpoint.config;
-        let steps = config.num_hidden_layers + sources.len() + 1;
-        let read = WeightReader { checkpoint, cpu };
-        progress(0, steps);
-        let word_embeddings = read.table(Part::WordEmbeddings)?;
-        let token_type_embedding = read.token_type()?;
-        let emb_ln = read.norm(Part::EmbeddingNorm)?;
-        let pooler = Part::Pooler.stems(checkpoint.layout).remove(0);
-        if checkpoint.find(&format!("{pooler}.bias")).is_some() {
-            read.check_linear(Part::Pooler)?;
-        }
-        let mut layers = Vec::with_capacity(config.num_hidden_layers);
-        for layer in 0..config.num_hidden_layers {
-            progress(1 + layer, steps);
-            layers.push(LayerWeights {
-                wqkv: read.linear(Part::Wqkv(layer))?,
-                out_proj: read.linear(Part::OutProj(layer))?,
-                norm1: read.norm(Part::Norm1(layer))?,
-                fc1: read.linear(Part::Fc1(layer))?,
-                fc2: read.linear(Part::Fc2(layer))?,
-                norm2: read.norm(Part::Norm2(layer))?,
-            });
-        }
-        let mut adapters = Vec::with_capacity(sources.len());
-        for (index, source) in sources.iter().enumerate() {
-            progress(1 + config.num_hidden_layers + index, steps);
-            let find = |name: &str| checkpoint.find(name);
-            adapters.push(source.load(config, &find, &checkpoint.weights_path())?);
-        }
-        progress(steps, steps);
-        Ok(Self {
-            word_embeddings,
-            token_type_embedding,
-            emb_ln,
-            layers,
-            adapters,
-        })
-    }
-}
-
-/// Reads parts of one checkpoint, checking shape, dtype and finiteness of each tensor.
-struct WeightReader<'a> {
-    checkpoint: &'a Checkpoint,
-    cpu: &'a Cpu,
-}
-
-impl<'a> WeightReader<'a> {
-    /// The tensors that make up a part's weight, stacked along the first axis.
-    fn weight(&self, part: Part) -> Result<Vec<Tensor<'a>>, CheckpointError> {
-        let layout = self.checkpoint.layout;
-        let stems = part.stems(layout);
-        let mut shape = part.weight_shape(&self.checkpoint.config);
-        shape[0] /= stems.len();
-        stems
-            .iter()
-            .map(|stem| {
-                let name = format!("{stem}{}", part.weight_suffix(layout));
-                let tensor = self.checkpoint.require(&name, &shape)?;
-                tensor.check_finite(self.cpu)?;
-                Ok(tensor)
-            })
-            .collect()
-    }
-
-    fn bias(&self, part: Part) -> Result<Vec<f32>, CheckpointError> {
-        let stems = part.stems(self.checkpoint.layout);
-        let len = part.weight_shape(&self.checkpoint.config)[0] / stems.len();
-        let mut bias = Vec::with_capacity(len * stems.len());
-        for stem in stems {
-            let tensor = self.checkpoint.require(&format!("{stem}.bias"), &[len])?;
-            tensor.check_finite(self.cpu)?;
-            bias.extend(tensor.to_f32()?);
-        }
-        Ok(bias)
-    }
-
-    fn table(&self, part: Part) -> Result<Table, CheckpointError> {
-        let tensor = self.weight(part)?.remove(0);
-        tensor.release();
-        tensor.to_table()
-    }
-
-    /// The one token-type row; GGUF may store it without its leading size of 1.
-    fn token_type(&self) -> Result<Vec<f32>, CheckpointError> {
-        let part = Part::TokenTypeEmbeddings;
-        let layout = self.checkpoint.layout;
-        let name = format!("{}{}", part.stems(layout)[0], part.weight_suffix(layout));
-        let hidden = self.checkpoint.config.hidden_size;
-        let flat = self
-            .checkpoint
-            .find(&name)
-            .is_some_and(|tensor| tensor.shape() == [hidden]);
-        let shape: &[usize] = if flat && layout == Layout::Gguf {
-            &[hidden]
-        } else {
-            &[1, hidden]
-        };
-        let tensor = self.checkpoint.require(&name, shape)?;
-        tensor.check_finite(self.cpu)?;
-        tensor.to_f32()
-    }
-
-    fn norm(&self, part: Part) -> Result<Norm, CheckpointError> {
-        let weight = self.weight(part)?.remove(0).to_f32()?;
-        Ok(Norm {
-            weight,
-            bias: self.bias(part)?,
-        })
-    }
-
-    fn check_linear(&self, part: Part) -> Result<(), CheckpointError> {
-        self.weight(part)?;
-        self.bias(part).map(|_| ())
-    }
-
-    fn linear(&self, part: Part) -> Result<Linear, CheckpointError> {
-        let tensors = self.weight(part)?;
-        let bytes = tensors
-            .iter()
-            .map(Tensor::packable)
-            .collect::<Result<Vec<_>, _>>()?;
-        let blocks: Vec<_> = bytes
-            .iter()
-            .map(|(dtype, bytes)| rows(*dtype, bytes))
-            .collect();
-        let inputs = part.weight_shape(&self.checkpoint.config)[1];
-        let matrix = PackedMatrix::pack(self.cpu, &blocks, inputs);
-        tensors.iter().for_each(Tensor::release);
-        Ok(Linear {
-            matrix,
-            bias: self.bias(part)?,
-        })
-    }
 }

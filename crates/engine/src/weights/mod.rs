@@ -6,10 +6,12 @@
 
 mod adapters;
 mod checkpoint;
+mod checks;
 mod gguf;
 pub mod hub;
 mod mmap;
 mod names;
+mod packed;
 mod tensors;
 
 use std::path::PathBuf;
@@ -17,9 +19,9 @@ use std::path::PathBuf;
 pub use adapters::AdapterSource;
 pub(crate) use adapters::{Adapter, LayerAdapter};
 pub use checkpoint::{Checkpoint, TokenizerSource};
-pub(crate) use checkpoint::{LayerWeights, Linear, Norm, Weights};
 pub use gguf::GgufTokenizer;
 pub use names::Layout;
+pub(crate) use packed::{LayerWeights, Linear, Norm, Weights};
 pub use tensors::Dtype;
 
 use crate::config::ConfigError;

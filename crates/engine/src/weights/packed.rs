@@ -1,0 +1,197 @@
+//! The base model and its adapters, every tensor checked and packed for the kernels.
+
+use quintet_kernels::Cpu;
+use quintet_kernels::gemm::PackedMatrix;
+
+use super::CheckpointError;
+use super::adapters::{Adapter, AdapterSource};
+use super::checkpoint::Checkpoint;
+use super::names::{Layout, Part};
+use super::tensors::{Table, Tensor, rows};
+
+/// A linear layer: packed weight `[out, in]` and bias `[out]`.
+pub(crate) struct Linear {
+    pub(crate) matrix: PackedMatrix,
+    pub(crate) bias: Vec<f32>,
+}
+
+/// LayerNorm's gain and shift, `[hidden]` each.
+#[derive(Debug)]
+pub(crate) struct Norm {
+    pub(crate) weight: Vec<f32>,
+    pub(crate) bias: Vec<f32>,
+}
+
+/// One transformer layer, fields named as the checkpoint names them.
+pub(crate) struct LayerWeights {
+    pub(crate) wqkv: Linear,
+    pub(crate) out_proj: Linear,
+    pub(crate) norm1: Norm,
+    pub(crate) fc1: Linear,
+    pub(crate) fc2: Linear,
+    pub(crate) norm2: Norm,
+}
+
+/// The base model and its adapters, checked and packed.
+pub(crate) struct Weights {
+    pub(crate) word_embeddings: Table,
+    pub(crate) token_type_embedding: Vec<f32>,
+    pub(crate) emb_ln: Norm,
+    pub(crate) layers: Vec<LayerWeights>,
+    pub(crate) adapters: Vec<Adapter>,
+}
+
+impl Weights {
+    /// Reads every tensor once: shape, dtype and finiteness are checked, matrices packed, and their
+    /// file pages given back. `custom` adapters come behind the checkpoint's own.
+    /// `progress` hears how many of how many steps are done.
+    pub(crate) fn load(
+        checkpoint: &Checkpoint,
+        custom: &[AdapterSource],
+        cpu: &Cpu,
+        progress: &dyn Fn(usize, usize),
+    ) -> Result<Self, CheckpointError> {
+        checkpoint.check_names()?;
+        let sources: Vec<&AdapterSource> = checkpoint.adapters.iter().chain(custom).collect();
+        for (index, source) in sources.iter().enumerate() {
+            let earlier = &sources[..index];
+            if source.name == "raw" || earlier.iter().any(|earlier| earlier.name == source.name) {
+                return Err(CheckpointError::AdapterTwice {
+                    name: source.name.clone(),
+                });
+            }
+        }
+        let config = &checkpoint.config;
+        let steps = config.num_hidden_layers + sources.len() + 1;
+        let read = WeightReader { checkpoint, cpu };
+        progress(0, steps);
+        let word_embeddings = read.table(Part::WordEmbeddings)?;
+        let token_type_embedding = read.token_type()?;
+        let emb_ln = read.norm(Part::EmbeddingNorm)?;
+        let pooler = Part::Pooler.stems(checkpoint.layout).remove(0);
+        if checkpoint.find(&format!("{pooler}.bias")).is_some() {
+            read.check_linear(Part::Pooler)?;
+        }
+        let mut layers = Vec::with_capacity(config.num_hidden_layers);
+        for layer in 0..config.num_hidden_layers {
+            progress(1 + layer, steps);
+            layers.push(LayerWeights {
+                wqkv: read.linear(Part::Wqkv(layer))?,
+                out_proj: read.linear(Part::OutProj(layer))?,
+                norm1: read.norm(Part::Norm1(layer))?,
+                fc1: read.linear(Part::Fc1(layer))?,
+                fc2: read.linear(Part::Fc2(layer))?,
+                norm2: read.norm(Part::Norm2(layer))?,
+            });
+        }
+        let mut adapters = Vec::with_capacity(sources.len());
+        for (index, source) in sources.iter().enumerate() {
+            progress(1 + config.num_hidden_layers + index, steps);
+            let find = |name: &str| checkpoint.find(name);
+            adapters.push(source.load(config, &find, &checkpoint.weights_path())?);
+        }
+        progress(steps, steps);
+        Ok(Self {
+            word_embeddings,
+            token_type_embedding,
+            emb_ln,
+            layers,
+            adapters,
+        })
+    }
+}
+
+/// Reads parts of one checkpoint, checking shape, dtype and finiteness of each tensor.
+struct WeightReader<'a> {
+    checkpoint: &'a Checkpoint,
+    cpu: &'a Cpu,
+}
+
+impl<'a> WeightReader<'a> {
+    /// The tensors that make up a part's weight, stacked along the first axis.
+    fn weight(&self, part: Part) -> Result<Vec<Tensor<'a>>, CheckpointError> {
+        let layout = self.checkpoint.layout;
+        let stems = part.stems(layout);
+        let mut shape = part.weight_shape(&self.checkpoint.config);
+        shape[0] /= stems.len();
+        stems
+            .iter()
+            .map(|stem| {
+                let name = format!("{stem}{}", part.weight_suffix(layout));
+                let tensor = self.checkpoint.require(&name, &shape)?;
+                tensor.check_finite(self.cpu)?;
+                Ok(tensor)
+            })
+            .collect()
+    }
+
+    fn bias(&self, part: Part) -> Result<Vec<f32>, CheckpointError> {
+        let stems = part.stems(self.checkpoint.layout);
+        let len = part.weight_shape(&self.checkpoint.config)[0] / stems.len();
+        let mut bias = Vec::with_capacity(len * stems.len());
+        for stem in stems {
+            let tensor = self.checkpoint.require(&format!("{stem}.bias"), &[len])?;
+            tensor.check_finite(self.cpu)?;
+            bias.extend(tensor.to_f32()?);
+        }
+        Ok(bias)
+    }
+
+    fn table(&self, part: Part) -> Result<Table, CheckpointError> {
+        let tensor = self.weight(part)?.remove(0);
+        tensor.release();
+        tensor.to_table()
+    }
+
+    /// The one token-type row; GGUF may store it without its leading size of 1.
+    fn token_type(&self) -> Result<Vec<f32>, CheckpointError> {
+        let part = Part::TokenTypeEmbeddings;
+        let layout = self.checkpoint.layout;
+        let name = format!("{}{}", part.stems(layout)[0], part.weight_suffix(layout));
+        let hidden = self.checkpoint.config.hidden_size;
+        let flat = self
+            .checkpoint
+            .find(&name)
+            .is_some_and(|tensor| tensor.shape() == [hidden]);
+        let shape: &[usize] = if flat && layout == Layout::Gguf {
+            &[hidden]
+        } else {
+            &[1, hidden]
+        };
+        let tensor = self.checkpoint.require(&name, shape)?;
+        tensor.check_finite(self.cpu)?;
+        tensor.to_f32()
+    }
+
+    fn norm(&self, part: Part) -> Result<Norm, CheckpointError> {
+        let weight = self.weight(part)?.remove(0).to_f32()?;
+        Ok(Norm {
+            weight,
+            bias: self.bias(part)?,
+        })
+    }
+
+    fn check_linear(&self, part: Part) -> Result<(), CheckpointError> {
+        self.weight(part)?;
+        self.bias(part).map(|_| ())
+    }
+
+    fn linear(&self, part: Part) -> Result<Linear, CheckpointError> {
+        let tensors = self.weight(part)?;
+        let bytes = tensors
+            .iter()
+            .map(Tensor::packable)
+            .collect::<Result<Vec<_>, _>>()?;
+        let blocks: Vec<_> = bytes
+            .iter()
+            .map(|(dtype, bytes)| rows(*dtype, bytes))
+            .collect();
+        let inputs = part.weight_shape(&self.checkpoint.config)[1];
+        let matrix = PackedMatrix::pack(self.cpu, &blocks, inputs);
+        tensors.iter().for_each(Tensor::release);
+        Ok(Linear {
+            matrix,
+            bias: self.bias(part)?,
+        })
+    }
+}
