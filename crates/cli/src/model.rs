@@ -1,0 +1,163 @@
+//! From what the user calls a model to a loaded one.
+
+use std::path::{Path, PathBuf};
+
+use quintet_engine::weights::hub::{DEFAULT_REVISION, HubCache, HubCacheError, HubId};
+use quintet_engine::{AdapterSource, Checkpoint, Embedder, LoadOptions};
+
+use crate::args::ModelArgs;
+use crate::failure::UserError;
+use crate::progress;
+use crate::settings::Settings;
+
+/// Models that are looked for in the cache when none is named, in this order.
+const DEFAULT_MODELS: [&str; 2] = ["jinaai/jina-embeddings-v3", "jinaai/jina-embeddings-v3-hf"];
+
+/// A model that is on this machine.
+#[derive(Debug)]
+pub(crate) struct Located {
+    /// As people call it: the hub id, or the path.
+    pub(crate) name: String,
+    /// Directory or file.
+    pub(crate) path: PathBuf,
+    /// The id, when the hub's cache holds it.
+    pub(crate) hub_id: Option<HubId>,
+}
+
+/// Finds the model of a flag, of `QUINTET_MODEL`, or the default one.
+///
+/// # Errors
+/// [`UserError`] and the cache's errors, all with a hint.
+pub(crate) fn locate(flag: Option<&str>, settings: &Settings) -> anyhow::Result<Located> {
+    let cache = HubCache::new(&settings.hub.cache);
+    match settings.model(flag) {
+        Some(name) => locate_named(name, &cache),
+        None => locate_default(&cache),
+    }
+}
+
+fn locate_named(name: &str, cache: &HubCache) -> anyhow::Result<Located> {
+    let path = Path::new(name);
+    if path.exists() {
+        return Ok(Located {
+            name: name.to_owned(),
+            path: path.to_owned(),
+            hub_id: None,
+        });
+    }
+    let id = if is_path_like(name) {
+        None
+    } else {
+        HubId::parse(name).ok()
+    };
+    match id {
+        Some(id) => in_cache(id, cache).map_err(Into::into),
+        None => Err(UserError::new(format!("there is no model `{name}`"))
+            .hint(
+                "name a directory, a .safetensors or .gguf file, or a hub id such as \
+                 `jinaai/jina-embeddings-v3`",
+            )
+            .into()),
+    }
+}
+
+/// Whether a name that is no file can only have been meant as one.
+fn is_path_like(name: &str) -> bool {
+    let is_weights = name.ends_with(".safetensors") || name.ends_with(".gguf");
+    is_weights || name.starts_with(['.', '/', '~']) || name.contains('\\')
+}
+
+fn in_cache(id: HubId, cache: &HubCache) -> Result<Located, HubCacheError> {
+    let path = cache.resolve(&id)?;
+    let name = match id.revision() {
+        DEFAULT_REVISION => id.repo(),
+        _ => id.to_string(),
+    };
+    Ok(Located {
+        name,
+        path,
+        hub_id: Some(id),
+    })
+}
+
+fn locate_default(cache: &HubCache) -> anyhow::Result<Located> {
+    let mut damaged = None;
+    for name in DEFAULT_MODELS {
+        match in_cache(HubId::parse(name)?, cache) {
+            Ok(located) => return Ok(located),
+            Err(HubCacheError::NotCached { .. }) => {}
+            Err(error) => damaged = damaged.or(Some(error)),
+        }
+    }
+    Err(match damaged {
+        Some(error) => error.into(),
+        None => UserError::new(format!(
+            "no model is named and the cache in `{}` has no jina-embeddings-v3",
+            cache.root().display()
+        ))
+        .hint("`quintet pull` fetches it; or name another with --model")
+        .into(),
+    })
+}
+
+/// Finds and loads a model, its custom adapters with it.
+///
+/// # Errors
+/// Those of [`locate`], of the checkpoint, its adapters and its tokenizer.
+pub(crate) fn load(args: &ModelArgs, settings: &Settings) -> anyhow::Result<Embedder> {
+    let located = locate(args.model.as_deref(), settings)?;
+    load_located(&located, args, settings)
+}
+
+/// Loads a model that was found before.
+///
+/// # Errors
+/// Those of the checkpoint, its adapters and its tokenizer.
+pub(crate) fn load_located(
+    located: &Located,
+    args: &ModelArgs,
+    settings: &Settings,
+) -> anyhow::Result<Embedder> {
+    let checkpoint = Checkpoint::open(&located.path)?;
+    let adapters = args
+        .adapters
+        .iter()
+        .map(|adapter| AdapterSource::custom(&adapter.name, &adapter.path))
+        .collect::<Result<_, _>>()?;
+    let bar = progress::loading(&located.name);
+    let options = LoadOptions {
+        threads: settings.threads(&args.threads)?,
+        isa: settings.isa()?,
+        precision: args.precision.into(),
+        adapters,
+        progress: &|done, steps| {
+            bar.set_length(steps as u64);
+            bar.set_position(done as u64);
+        },
+        ..LoadOptions::default()
+    };
+    let loaded = Embedder::load(&checkpoint, &options);
+    bar.finish_and_clear();
+    Ok(loaded?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_not_mistaken_for_an_id() {
+        for path in [
+            "./a/b",
+            "/a/b",
+            "../a",
+            "~/a",
+            "a/b.gguf",
+            "a/model.safetensors",
+            "a\\b",
+        ] {
+            assert!(is_path_like(path), "{path}");
+        }
+        assert!(!is_path_like("jinaai/jina-embeddings-v3"));
+    }
+}
