@@ -91,12 +91,20 @@ impl ModelConfig {
     /// # Errors
     /// [`ConfigError`] when the file cannot be read, is no JSON, or describes another architecture.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read(path).map_err(|source| ConfigError::Read {
+        let json = std::fs::read(path).map_err(|source| ConfigError::Read {
             path: path.to_owned(),
             source,
         })?;
+        Self::parse(path, &json)
+    }
+
+    /// Parses and checks the text of a `config.json`; `path` is for messages.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when the text is no JSON or describes another architecture.
+    pub fn parse(path: &Path, json: &[u8]) -> Result<Self, ConfigError> {
         let fields: ConfigFields =
-            serde_json::from_slice(&text).map_err(|source| ConfigError::Parse {
+            serde_json::from_slice(json).map_err(|source| ConfigError::Parse {
                 path: path.to_owned(),
                 source,
             })?;

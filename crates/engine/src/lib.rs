@@ -45,4 +45,4 @@ pub use input::{Content, Dimensions, EmbedOptions, Embedded, Input, Truncate};
 pub use quintet_kernels::{Cpu, Isa};
 pub use task::{RAW, Task, UnknownTask};
 pub use tokenizer::Tokenizer;
-pub use weights::{AdapterSource, Checkpoint, CheckpointError};
+pub use weights::{AdapterSource, BuiltInModel, Checkpoint, CheckpointError};

@@ -85,15 +85,20 @@ impl Tokenizer {
     ) -> Result<Option<Self>, TokenizerError> {
         let (tokenizer, path) = match source {
             TokenizerSource::Absent => return Ok(None),
-            TokenizerSource::File(path) => (Self::from_file(path)?, path),
+            TokenizerSource::File(path) => (Self::from_file(path)?, path.as_path()),
+            TokenizerSource::BuiltIn(json) => {
+                let path = Path::new("tokenizer.json");
+                (Self::from_json(json, path)?, path)
+            }
             TokenizerSource::Gguf(gguf) => {
-                (Self::from_json(&gguf_json(gguf), &gguf.path)?, &gguf.path)
+                let path = gguf.path.as_path();
+                (Self::from_json(&gguf_json(gguf), path)?, path)
             }
         };
         let highest = tokenizer.highest_id();
         if highest >= vocab_size {
             return Err(TokenizerError::Vocabulary {
-                path: path.clone(),
+                path: path.to_owned(),
                 found: highest,
                 expected: vocab_size.saturating_sub(1),
             });

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::CheckpointError;
 use super::adapters::{AdapterSource, Origin};
 use super::gguf::{GgufFile, GgufTokenizer};
+use super::mmap::FileMap;
 use super::names::{Layout, Part};
 use super::tensors::{Dtype, Tensor, TensorFile};
 use crate::config::ModelConfig;
@@ -16,10 +18,25 @@ use crate::config::ModelConfig;
 pub enum TokenizerSource {
     /// A `tokenizer.json` file.
     File(PathBuf),
+    /// The text of a `tokenizer.json` that is built into the program.
+    BuiltIn(&'static str),
     /// The vocabulary inside a GGUF file.
     Gguf(GgufTokenizer),
     /// None: only token ids can be embedded.
     Absent,
+}
+
+/// A model that is built into a program: the files of the original layout.
+#[derive(Debug, Clone, Copy)]
+pub struct BuiltInModel {
+    /// What it is called in messages.
+    pub name: &'static str,
+    /// `config.json`.
+    pub config_json: &'static str,
+    /// `model.safetensors`.
+    pub model_safetensors: &'static [u8],
+    /// `tokenizer.json`.
+    pub tokenizer_json: &'static str,
 }
 
 /// A model whose files are open and whose layout is known; no weight has been read yet.
@@ -88,27 +105,57 @@ impl Checkpoint {
             .map(|path| TensorFile::open_safetensors(path))
             .collect::<Result<Vec<_>, _>>()?;
         let config_path = directory.join("config.json");
-        let config = ModelConfig::read(&config_path)?;
-        let prefixed = files
-            .iter()
-            .flat_map(|file| file.tensors.keys())
-            .any(|k| k.starts_with(PREFIX));
         let mut checkpoint = Self {
             path: path.to_owned(),
-            config,
+            config: ModelConfig::read(&config_path)?,
             layout: Layout::Fused,
             adapters: Vec::new(),
             tokenizer: tokenizer_beside(directory),
             config_path,
             files,
-            prefix: if prefixed { PREFIX } else { "" },
+            prefix: "",
         };
-        checkpoint.layout = checkpoint.detect_layout()?;
-        checkpoint.adapters = match checkpoint.layout {
-            Layout::Original => checkpoint.stacked_adapters(),
-            Layout::Fused | Layout::Unfused | Layout::Gguf => checkpoint.peft_adapters(directory),
-        };
+        checkpoint.detect_names()?;
+        if checkpoint.layout != Layout::Original {
+            checkpoint.adapters = checkpoint.peft_adapters(directory);
+        }
         Ok(checkpoint)
+    }
+
+    /// Opens a model that is built into the program.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] when its files are damaged.
+    pub fn built_in(model: &BuiltInModel) -> Result<Self, CheckpointError> {
+        let path = PathBuf::from(model.name);
+        let config = ModelConfig::parse(&path.join("config.json"), model.config_json.as_bytes())?;
+        let weights = Arc::new(FileMap::BuiltIn(model.model_safetensors));
+        let weights_path = path.join("model.safetensors");
+        let mut checkpoint = Self {
+            config,
+            layout: Layout::Fused,
+            adapters: Vec::new(),
+            tokenizer: TokenizerSource::BuiltIn(model.tokenizer_json),
+            config_path: path.join("config.json"),
+            files: vec![TensorFile::parse_safetensors(&weights_path, weights)?],
+            prefix: "",
+            path,
+        };
+        checkpoint.detect_names()?;
+        Ok(checkpoint)
+    }
+
+    /// Finds prefix, layout and stacked adapters from the tensor names.
+    fn detect_names(&mut self) -> Result<(), CheckpointError> {
+        let mut names = self.files.iter().flat_map(|file| file.tensors.keys());
+        if names.any(|name| name.starts_with(PREFIX)) {
+            self.prefix = PREFIX;
+        }
+        self.layout = self.detect_layout()?;
+        if self.layout == Layout::Original {
+            self.adapters = self.stacked_adapters();
+        }
+        Ok(())
     }
 
     fn open_gguf(path: &Path, base: &Path) -> Result<Self, CheckpointError> {

@@ -1,4 +1,5 @@
-//! A checkpoint file mapped into memory: pages are read when touched and can be given back.
+//! The bytes of a checkpoint file: mapped into memory, so that pages are read when touched and can be
+//! given back, or built into the program.
 #![expect(
     unsafe_code,
     reason = "mapping a file and advising the kernel about it are unsafe calls"
@@ -10,8 +11,9 @@ use std::path::Path;
 
 /// A read-only file in the address space of this process.
 #[derive(Debug)]
-pub(crate) struct FileMap {
-    map: memmap2::Mmap,
+pub(crate) enum FileMap {
+    Mapped(memmap2::Mmap),
+    BuiltIn(&'static [u8]),
 }
 
 impl FileMap {
@@ -21,17 +23,20 @@ impl FileMap {
         // while it is mapped can end this process with SIGBUS, which README states as the rule that
         // checkpoints are replaced by renaming, never rewritten in place.
         let map = unsafe { memmap2::Mmap::map(&file)? };
-        Ok(Self { map })
+        Ok(Self::Mapped(map))
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
-        &self.map
+        match self {
+            Self::Mapped(map) => map,
+            Self::BuiltIn(bytes) => bytes,
+        }
     }
 
     /// Gives the pages of `range` back to the system: resident memory falls, a later touch reads again.
     pub(crate) fn release(&self, range: &Range<usize>) {
         #[cfg(unix)]
-        {
+        if let Self::Mapped(map) = self {
             const PAGE: usize = 4096;
             let start = range.start.next_multiple_of(PAGE);
             let end = range.end / PAGE * PAGE;
@@ -39,7 +44,7 @@ impl FileMap {
                 // SAFETY: the map is a read-only file mapping, so dropped pages come back from the file
                 // with the same bytes. A failure costs memory only, so the result is not needed.
                 let _ = unsafe {
-                    self.map.unchecked_advise_range(
+                    map.unchecked_advise_range(
                         memmap2::UncheckedAdvice::DontNeed,
                         start,
                         end - start,

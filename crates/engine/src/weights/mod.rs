@@ -18,7 +18,7 @@ use std::path::PathBuf;
 
 pub use adapters::AdapterSource;
 pub(crate) use adapters::{Adapter, LayerAdapter};
-pub use checkpoint::{Checkpoint, TokenizerSource};
+pub use checkpoint::{BuiltInModel, Checkpoint, TokenizerSource};
 pub use gguf::GgufTokenizer;
 pub use names::Layout;
 pub(crate) use packed::{LayerWeights, Linear, Norm, Weights};

@@ -141,9 +141,16 @@ impl TensorFile {
         }
     }
 
-    /// Opens a safetensors file: an 8-byte header length, a JSON header, then the data.
+    /// Opens a safetensors file.
     pub(super) fn open_safetensors(path: &Path) -> Result<Self, CheckpointError> {
-        let map = Self::map(path)?;
+        Self::parse_safetensors(path, Self::map(path)?)
+    }
+
+    /// Reads the index: an 8-byte header length, a JSON header, then the data. `path` is for messages.
+    pub(super) fn parse_safetensors(
+        path: &Path,
+        map: Arc<FileMap>,
+    ) -> Result<Self, CheckpointError> {
         let bytes = map.bytes();
         let truncated = |tensor: Option<String>, expected: usize| CheckpointError::Truncated {
             path: path.to_owned(),
