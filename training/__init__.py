@@ -1,0 +1,1 @@
+"""Training, export and evaluation of mini, the small model that ships with Quintet."""

@@ -1,0 +1,279 @@
+"""Third stage: the five adapters, the body frozen.
+
+Each adapter learns its own task and, on general text, to stay near the teacher: what it knows of 30 languages
+comes from the body, and most labelled text is English.
+"""
+
+import random as python_random
+from collections import defaultdict
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer
+
+from . import corpus
+from .body import precision, set_rate
+from .items import Items
+from .losses import contrast, distillation, duplicates, same_label
+from .model import Mini, padded
+from .settings import INSTRUCTIONS, LANGUAGES, TASKS, Paths, Schedule
+from .static import save
+
+#: Longest text in training with its instruction; the body has seen longer ones.
+LONGEST = 128
+
+
+class Texts:
+    """Tokenised texts of one adapter, its instruction in front."""
+
+    def __init__(self, tokenizer: Tokenizer, texts: list, task: str):
+        self.rows = [encoding.ids for encoding in tokenizer.encode_batch([INSTRUCTIONS[task] + text for text in texts])]
+
+    def batch(self, chosen, device):
+        return padded([cut(self.rows[row], LONGEST) for row in chosen], device)
+
+
+def cut(ids: list, longest: int) -> list:
+    return ids if len(ids) <= longest else ids[: longest - 1] + ids[-1:]
+
+
+def with_instruction(items: Items, chosen, prefix: list, device):
+    """General texts behind the ids of an instruction: `<s>`, instruction, text, `</s>`."""
+    return padded([cut([0, *prefix, *items.ids(item, 128)[1:]], LONGEST) for item in chosen], device)
+
+
+def questions(paths: Paths, seed: int) -> list:
+    """(question, passage) pairs in many languages; most are a sentence or heading and its paragraph."""
+    shuffle = python_random.Random(seed)
+    pairs = []
+    for _, question, passage, _ in corpus.read_tsv(paths.train / "wiki-qa/question-passage.tsv.gz"):
+        pairs.append(("questions", question, passage))
+    for language, heading, passage in corpus.read_tsv(paths.train / "ms-courses/heading-passage.tsv.gz"):
+        pairs.append(("headings", heading, passage))
+    rows = list(dict.fromkeys(corpus.read_pairs(paths)))
+    neighbours = defaultdict(list)
+    for name, language, english, other in rows:
+        if name in ("courses", "tico19", "bible", "python", "rust"):
+            neighbours[name, language].append((english, other))
+    for name, language in sorted(neighbours):
+        run = neighbours[name, language]
+        for _ in range(min(len(run) // 8, 400)):
+            begin = shuffle.randrange(len(run))
+            part = run[begin : begin + shuffle.randint(3, 7)]
+            place = shuffle.randrange(len(part))
+            ask = part[place][shuffle.random() < 0.7]
+            if len(ask) < 15:
+                continue
+            side = int(shuffle.random() < 0.85)
+            passage = [pair[side] for index, pair in enumerate(part) if index != place or shuffle.random() < 0.6]
+            pairs.append(("sentences", drop_words(ask, shuffle), corpus.join(passage)))
+    for _, words, definition, example in corpus.read_tsv(paths.train / "english-wordnet/glosses.tsv.gz"):
+        if len(example) > 25:
+            pairs.append(("words", f"what is {words.split(',')[0]}?", f"{words}: {definition}. {example}"))
+    for first, second in corpus.read_tsv(paths.train / "wiki-split/wikisplit.tsv.gz"):
+        pairs.append(("wikipedia", drop_words(first, shuffle), second))
+    return pairs
+
+
+def drop_words(text: str, shuffle: python_random.Random) -> str:
+    """A query is shorter than the sentence that it asks for: keeps a run of its words."""
+    words = text.split(" ")
+    if len(words) < 6:
+        return text
+    keep = shuffle.randint(len(words) // 3, len(words))
+    begin = shuffle.randint(0, len(words) - keep)
+    return " ".join(words[begin : begin + keep])
+
+
+#: How often a pair of each kind is drawn.
+QUESTION_WEIGHTS = {"questions": 0.35, "headings": 0.2, "sentences": 0.25, "words": 0.05, "wikipedia": 0.15}
+
+
+def labelled(paths: Paths, task: str) -> list:
+    """(group, label, text); a batch holds one group, so that labels of different sets never meet."""
+    rows = []
+    for language in LANGUAGES:
+        for topic, text in corpus.read_sib(paths, language, "train").values():
+            rows.append(("topics", topic, text))
+    if task == "classification":
+        for label, text, name in corpus.read_intents(paths):
+            rows.append((name, label, text))
+    else:
+        for category, question, answer in corpus.read_tsv(paths.train / "open-trivia-qa/trivia.tsv.gz"):
+            rows.append(("trivia", category, f"{question} {answer}"))
+        for label, text, name in corpus.read_intents(paths):
+            if name == "sgd":
+                rows.append((name, label.split(".")[0], text))
+    for lexfile, _, definition, example in corpus.read_tsv(paths.train / "english-wordnet/glosses.tsv.gz"):
+        if lexfile.startswith(("noun.", "verb.")) and lexfile != "noun.Tops":
+            rows.append(("wordnet", lexfile, example or definition))
+    return rows
+
+
+LABEL_WEIGHTS = {
+    "classification": {"topics": 0.35, "clinc150": 0.2, "hwu64": 0.1, "banking77": 0.2, "sgd": 0.1, "wordnet": 0.05},
+    "separation": {"topics": 0.6, "trivia": 0.2, "sgd": 0.1, "wordnet": 0.1},
+}
+
+
+def start(model: Mini, seed: int) -> None:
+    """One factor of each pair is zero, so that an adapter starts as nothing; the other gets the size of its rows."""
+    generator = torch.Generator().manual_seed(seed)
+    spread = 2 * model.word_embeddings.original.std().item()
+    with torch.no_grad():
+        for embedding in (model.word_embeddings, model.token_type_embeddings):
+            embedding.lora_A.zero_()
+            embedding.lora_B.copy_(spread * torch.randn(embedding.lora_B.shape, generator=generator))
+        model.pooler.lora_A.zero_()
+        model.pooler.lora_B.zero_()
+
+
+class Trainer:
+    """What the five adapters share: the frozen body, the general texts and their targets."""
+
+    def __init__(self, model: Mini, items: Items, wanted: np.ndarray, paths: Paths, schedule: Schedule, device, log):
+        self.model, self.items, self.wanted, self.paths = model, items, wanted, paths
+        self.schedule, self.device, self.log = schedule, device, log
+        self.tokenizer = Tokenizer.from_file(str(paths.work / "tokenizer.json"))
+        self.prefix = {task: self.tokenizer.encode(INSTRUCTIONS[task]).ids[1:-1] for task in TASKS}
+        self.dimensions = model.shape.matryoshka_dimensions
+        for value in model.base_parameters().values():
+            value.requires_grad_(False)
+        start(model, schedule.seed)
+
+    def embed(self, ids, task: str):
+        with precision(self.device):
+            return self.model(ids, TASKS.index(task)).float()
+
+    def general(self, random, task: str, count: int):
+        """Vectors and targets of ordinary texts of like length under one adapter, and their target rows."""
+        chosen = self.items.draw(random, count * 8)
+        chosen = chosen[self.items.length[chosen] < 96]
+        chosen = chosen[np.argsort(self.items.length[chosen])]
+        begin = random.integers(0, len(chosen) - count)
+        chosen = chosen[begin : begin + count]
+        vectors = self.embed(with_instruction(self.items, chosen, self.prefix[task], self.device), task)
+        goal = torch.from_numpy(self.wanted[self.items.row[chosen]].astype(np.float32)).to(self.device)
+        return vectors, goal, torch.from_numpy(self.items.row[chosen]).to(self.device)
+
+    def near_teacher(self, random, task: str, count: int):
+        return distillation(*self.general(random, task, count), self.dimensions)[0]
+
+    def kept(self, name: str, tasks: list) -> bool:
+        """Loads the adapters of `tasks` if an earlier run has finished them."""
+        checkpoint = self.paths.work / f"adapter-{name}.pt"
+        if checkpoint.exists():
+            rows = [TASKS.index(task) for task in tasks]
+            parameters = self.model.adapter_parameters()
+            for key, value in torch.load(checkpoint, map_location=self.device).items():
+                parameters[key].data[rows] = value
+        return checkpoint.exists()
+
+    def run(self, name: str, tasks: list, seed: int, loss_of) -> None:
+        """Trains the adapters of `tasks` by `loss_of(random)`, and keeps them."""
+        checkpoint = self.paths.work / f"adapter-{name}.pt"
+        parameters = self.model.adapter_parameters()
+        rows = [TASKS.index(task) for task in tasks]
+        table = [value for key, value in parameters.items() if key == "word_embeddings.lora_A"]
+        rest = [value for key, value in parameters.items() if key != "word_embeddings.lora_A" and "pooler" not in key]
+        groups = [
+            {"params": table, "peak": self.schedule.adapter_lr},
+            {"params": rest, "peak": self.schedule.adapter_lr},
+        ]
+        optimizer = torch.optim.Adam(groups, lr=self.schedule.adapter_lr, betas=(0.9, 0.98), fused=True)
+        total, sums = self.schedule.adapter_steps, 0.0
+        for step in range(total):
+            set_rate(optimizer, min(1.0, (step + 1) / 30) * max(0.02, 1 - step / total))
+            loss = loss_of(np.random.default_rng([self.schedule.seed, seed, step]))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            sums += loss.item()
+            if step % 25 == 24:
+                self.log(stage="adapter", name=name, step=step + 1, loss=sums / 25)
+                sums = 0.0
+        save({key: value.detach()[rows].clone() for key, value in parameters.items()}, checkpoint)
+
+
+def draw_group(random, groups: dict, weights: dict):
+    """One group's name by weight."""
+    names = sorted(name for name in weights if name in groups)
+    share = np.array([weights[name] for name in names])
+    return names[random.choice(len(names), p=share / share.sum())]
+
+
+def train_retrieval(trainer: Trainer) -> None:
+    pairs = questions(trainer.paths, trainer.schedule.seed)
+    ask = Texts(trainer.tokenizer, [pair[1] for pair in pairs], "retrieval.query")
+    answer = Texts(trainer.tokenizer, [pair[2] for pair in pairs], "retrieval.passage")
+    groups = defaultdict(list)
+    for index, pair in enumerate(pairs):
+        groups[pair[0]].append(index)
+    passage_of = np.unique([pair[2] for pair in pairs], return_inverse=True)[1]
+    count = trainer.schedule.adapter_batch
+
+    def loss(random):
+        chosen = random.choice(groups[draw_group(random, groups, QUESTION_WEIGHTS)], count)
+        queries = trainer.embed(ask.batch(chosen, trainer.device), "retrieval.query")
+        passages = trainer.embed(answer.batch(chosen, trainer.device), "retrieval.passage")
+        same = duplicates(torch.from_numpy(passage_of[chosen]).to(trainer.device))
+        match = contrast(queries, passages, same, trainer.dimensions[1:])
+        task = ("retrieval.query", "retrieval.passage")[int(random.integers(2))]
+        return 3 * match + 0.5 * trainer.near_teacher(random, task, count)
+
+    trainer.run("retrieval", ["retrieval.query", "retrieval.passage"], 11, loss)
+
+
+def train_labelled(trainer: Trainer, task: str, seed: int) -> None:
+    rows = labelled(trainer.paths, task)
+    texts = Texts(trainer.tokenizer, [row[2] for row in rows], task)
+    codes = {label: index for index, label in enumerate(sorted({(row[0], row[1]) for row in rows}))}
+    label = np.array([codes[row[0], row[1]] for row in rows])
+    groups = defaultdict(lambda: defaultdict(list))
+    for index, row in enumerate(rows):
+        groups[row[0]][row[1]].append(index)
+    count = 2 * trainer.schedule.adapter_batch
+
+    def loss(random):
+        group = groups[draw_group(random, groups, LABEL_WEIGHTS[task])]
+        names = sorted(group)
+        per_label = 4 if len(names) > 20 else max(4, count // len(names))
+        kept = random.permutation(len(names))[: count // per_label]
+        chosen = np.concatenate([random.choice(group[names[name]], per_label) for name in kept])
+        vectors = trainer.embed(texts.batch(chosen, trainer.device), task)
+        alike = same_label(vectors, torch.from_numpy(label[chosen]).to(trainer.device), trainer.dimensions)
+        return 0.5 * alike + trainer.near_teacher(random, task, count // 2)
+
+    trainer.run(task, [task], seed, loss)
+
+
+def train_matching(trainer: Trainer) -> None:
+    """Graded pairs: the teacher's cosines among texts of which many are neighbours of one another."""
+    task = "text-matching"
+    items, count = trainer.items, 4 * trainer.schedule.adapter_batch
+
+    def loss(random):
+        pool = items.draw(random, 3_000)
+        pool = pool[items.length[pool] < 64]
+        goals = F.normalize(torch.from_numpy(trainer.wanted[items.row[pool]].astype(np.float32)), dim=-1)
+        seeds = random.choice(len(pool), count // 4)
+        nearest = (goals[seeds] @ goals.T).topk(6).indices.numpy()
+        chosen = pool[np.unique(np.concatenate([nearest[:, 0], nearest[:, 1], nearest[:, 3], nearest[:, 5]]))]
+        goal = torch.from_numpy(trainer.wanted[items.row[chosen]].astype(np.float32)).to(trainer.device)
+        vectors = trainer.embed(with_instruction(items, chosen, [], trainer.device), task)
+        rows = torch.from_numpy(items.row[chosen]).to(trainer.device)
+        return distillation(vectors, goal, rows, trainer.dimensions)[0]
+
+    trainer.run(task, [task], 15, loss)
+
+
+def train(model: Mini, items: Items, wanted: np.ndarray, paths: Paths, schedule: Schedule, device, log) -> None:
+    trainer = Trainer(model, items, wanted, paths, schedule, device, log)
+    if not trainer.kept("retrieval", ["retrieval.query", "retrieval.passage"]):
+        train_retrieval(trainer)
+    for task, seed in (("separation", 13), ("classification", 14)):
+        if not trainer.kept(task, [task]):
+            train_labelled(trainer, task, seed)
+    if not trainer.kept("text-matching", ["text-matching"]):
+        train_matching(trainer)

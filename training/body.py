@@ -1,0 +1,153 @@
+"""Second stage: the whole encoder, every weight but the adapters, towards the teacher's vectors."""
+
+import contextlib
+
+import numpy as np
+import torch
+
+from .items import Items
+from .losses import distance, distillation
+from .model import Mini, padded
+from .settings import Paths, Schedule
+from .static import accuracy, save
+
+#: Texts that are drawn together and sorted by length, so that batches hold little padding.
+WINDOW = 4_096
+#: Longest ordinary text in tokens; every `LONG_EVERY` windows a batch of joined texts goes up to the limit.
+LONGEST = 320
+LONG_EVERY = 6
+#: Learning rate of the word table against the layers: it comes trained, and most of its rows are rare.
+TABLE_RATE = 0.4
+
+
+def precision(device):
+    """bf16 products where the machine has them; the weights and the sums stay f32."""
+    if device.type == "cuda" or torch.cpu._is_avx512_bf16_supported():
+        return torch.autocast(device.type, torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+def window_batches(items: Items, seed: list, tokens_per_batch: int) -> list:
+    """Batches of rows of `items`, each of about one length and at most `tokens_per_batch` tokens with padding."""
+    random = np.random.default_rng(seed)
+    chosen = items.draw(random, WINDOW)
+    length = np.minimum(items.length[chosen], LONGEST)
+    order = np.argsort(length + random.random(WINDOW))
+    batches, begin = [], 0
+    for position in range(1, WINDOW + 1):
+        if position == WINDOW or length[order[position]] * (position + 1 - begin) > tokens_per_batch:
+            batches.append(chosen[order[begin:position]])
+            begin = position
+    if len(batches[-1]) < 16:
+        batches[-2:] = [np.concatenate(batches[-2:])]
+    random.shuffle(batches)
+    return batches
+
+
+def long_batch(items: Items, seed: list, tokens: int, limit: int):
+    """Joined texts of one language with the length-weighted mean of their targets: (ids, [(row, weight)])."""
+    random = np.random.default_rng(seed)
+    wanted = int(np.exp(random.uniform(np.log(512), np.log(limit))))
+    pool = items.draw(random, 6_000)
+    made = []
+    for language in random.permutation(len(items.codes)):
+        of_language = pool[items.language[pool] == language]
+        ids, parts = [np.array([0])], []
+        for item in of_language:
+            inner = items.ids(item, LONGEST)[1:-1]
+            ids.append(inner)
+            parts.append((items.row[item], len(inner)))
+            if sum(map(len, ids)) >= wanted - 1:
+                break
+        made.append((np.append(np.concatenate(ids)[: wanted - 1], 2), parts))
+        if len(made) >= max(1, tokens // wanted):
+            break
+    return made
+
+
+def mean_targets(wanted: np.ndarray, made: list) -> np.ndarray:
+    goals = [sum(wanted[row].astype(np.float32) * weight for row, weight in parts) for _, parts in made]
+    return np.stack([goal / np.linalg.norm(goal) for goal in goals])
+
+
+def train(model: Mini, items: Items, wanted: np.ndarray, paths: Paths, schedule: Schedule, device, log) -> None:
+    checkpoint = paths.work / "body.pt"
+    base = model.base_parameters()
+    table = base.pop("word_embeddings.original")
+    unused = [name for name in base if name.startswith("pooler.")]
+    rest = [value for name, value in base.items() if name not in unused]
+    groups = [
+        {"params": [table], "peak": schedule.body_lr * TABLE_RATE, "weight_decay": 0.0},
+        {"params": rest, "peak": schedule.body_lr, "weight_decay": 0.01},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=schedule.body_lr, betas=(0.9, 0.98), fused=True)
+    dimensions = model.shape.matryoshka_dimensions
+    window = step = tokens = 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location=device)
+        model.load_state_dict(state["model"])
+        window, step, tokens = state["window"], state["step"], state["tokens"]
+        if "optimizer" in state:
+            optimizer.load_state_dict(state["optimizer"])
+    total = schedule.body_windows
+    while window < total:
+        batches = window_batches(items, [schedule.seed, 2, window], schedule.body_tokens)
+        sums = np.zeros(2)
+        for position, batch in enumerate(batches):
+            done = (window + position / len(batches)) / total
+            set_rate(optimizer, min(1.0, (step + 1) / 60) * max(0.01, 1 - done))
+            ids = padded([items.ids(item, LONGEST) for item in batch], device)
+            goal = torch.from_numpy(wanted[items.row[batch]].astype(np.float32)).to(device)
+            rows = torch.from_numpy(items.row[batch]).to(device)
+            with precision(device):
+                vectors = model(ids)
+            loss, close, apart = distillation(vectors, goal, rows, dimensions)
+            update(optimizer, loss, rest)
+            step += 1
+            tokens += ids.numel()
+            sums += close.item(), apart.item()
+        fields = {}
+        if window % LONG_EVERY == LONG_EVERY - 1:
+            limit = model.shape.max_position_embeddings - 2
+            made = long_batch(items, [schedule.seed, 3, window], schedule.body_tokens, limit)
+            goal = torch.from_numpy(mean_targets(wanted, made)).to(device)
+            with precision(device):
+                vectors = model(padded([ids for ids, _ in made], device))
+            loss = distance(vectors, goal, dimensions)
+            update(optimizer, 0.3 * loss, rest)
+            fields = {"long_tokens": len(made[0][0]), "long_distance": loss.item()}
+        window += 1
+        mean = sums / len(batches)
+        log(stage="body", window=window, step=step, tokens=tokens, distance=mean[0], contrast=mean[1], **fields)
+        if window % schedule.checkpoint_windows == 0 or window == total:
+            state = {"model": model.state_dict(), "window": window, "step": step, "tokens": tokens}
+            if window < total:
+                state["optimizer"] = optimizer.state_dict()
+            save(state, checkpoint)
+        if window % (2 * schedule.checkpoint_windows) == 0 or window == total:
+            log(stage="body", window=window, step=step, validation=validate(model, items, wanted, device))
+
+
+def set_rate(optimizer, factor: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * factor
+
+
+def update(optimizer, loss, clipped: list) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(clipped, 1.0)
+    optimizer.step()
+
+
+@torch.no_grad()
+def validate(model: Mini, items: Items, wanted: np.ndarray, device) -> float:
+    """Share of held-out texts nearest to their own target among all held-out targets."""
+    order = np.argsort(items.length[items.validation])
+    result = np.zeros((len(order), model.shape.hidden_size), np.float32)
+    for begin in range(0, len(order), 256):
+        batch = order[begin : begin + 256]
+        with precision(device):
+            vectors = model(padded([items.ids(items.validation[row], LONGEST) for row in batch], device))
+        result[batch] = vectors.float().cpu().numpy()
+    return accuracy(torch.from_numpy(result).to(device), items, wanted, device)

@@ -1,0 +1,109 @@
+"""First stage: only the word table, as a bag of words trained with large batches.
+
+The encoder starts out as this very function (its layers begin as the identity), so the encoder goes on from here.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from .items import SPARE, Items
+from .losses import distillation
+from .model import Mini
+from .settings import Paths, Schedule
+
+#: Weight of the spare dimensions in the last LayerNorm at the start.
+SPARE_GAIN = 0.05
+LONGEST = 256
+#: Texts that are one another's negatives.
+GROUP = 512
+
+
+def start(model: Mini) -> None:
+    with torch.no_grad():
+        model.layers[-1].norm2.weight[-SPARE:] = SPARE_GAIN
+
+
+def bag(table, rows: list):
+    flat = torch.from_numpy(np.concatenate(rows).astype(np.int64)).to(table.device)
+    offsets = torch.from_numpy(np.cumsum([0] + [len(row) for row in rows[:-1]])).to(table.device)
+    return F.embedding_bag(flat, table, offsets, mode="mean")
+
+
+def table_of(model: Mini):
+    """What the untrained encoder makes of each token alone, [vocabulary, hidden]."""
+    unit = model.emb_ln(model.word_embeddings.original + model.token_type_embeddings.original)
+    return model.layers[-1].norm2(unit)
+
+
+def train(model: Mini, items: Items, wanted: np.ndarray, paths: Paths, schedule: Schedule, device, log) -> None:
+    checkpoint = paths.work / "static.pt"
+    last = model.layers[-1].norm2
+    groups = [
+        {"params": [model.word_embeddings.original], "peak": schedule.static_lr},
+        {"params": [last.weight, last.bias], "peak": schedule.static_lr / 2},
+    ]
+    optimizer = torch.optim.Adam(groups, lr=schedule.static_lr, betas=(0.9, 0.98), fused=True)
+    dimensions = model.shape.matryoshka_dimensions
+    step = 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location=device)
+        model.load_state_dict(state["model"])
+        step = state["step"]
+        if "optimizer" in state:
+            optimizer.load_state_dict(state["optimizer"])
+    total = schedule.static_steps
+    sums, tokens = np.zeros(2), 0
+    while step < total:
+        random = np.random.default_rng([schedule.seed, 1, step])
+        chosen = items.draw(random, schedule.static_batch)
+        rows = [items.ids(item, LONGEST) for item in chosen]
+        goal = torch.from_numpy(wanted[items.row[chosen]].astype(np.float32)).to(device)
+        factor = min(1.0, (step + 1) / 100) * max(0.01, 1 - step / total)
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+        vectors = bag(table_of(model), rows)
+        loss, parts = 0.0, np.zeros(2)
+        for begin in range(0, len(chosen), GROUP):
+            part = slice(begin, begin + GROUP)
+            rows_of = torch.from_numpy(items.row[chosen[part]]).to(device)
+            share, close, apart = distillation(vectors[part], goal[part], rows_of, dimensions)
+            loss = loss + share * GROUP / len(chosen)
+            parts += np.array([close.item(), apart.item()]) * GROUP / len(chosen)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        step += 1
+        tokens += sum(map(len, rows))
+        sums += parts
+        if step % 50 == 0:
+            log(stage="static", step=step, distance=sums[0] / 50, contrast=sums[1] / 50, tokens=tokens)
+            sums[:] = 0
+        if step % schedule.checkpoint_every == 0 or step == total:
+            state = {"model": model.state_dict(), "step": step}
+            if step < total:
+                state["optimizer"] = optimizer.state_dict()
+            save(state, checkpoint)
+        if step % 500 == 0 or step == total:
+            log(stage="static", step=step, validation=validate(model, items, wanted, device))
+
+
+def save(state: dict, path) -> None:
+    """Writes beside the target first, so that a stop never leaves half a file."""
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    partial.replace(path)
+
+
+@torch.no_grad()
+def validate(model: Mini, items: Items, wanted: np.ndarray, device) -> float:
+    """Share of held-out texts nearest to their own target among all held-out targets."""
+    vectors = bag(table_of(model), [items.ids(item, LONGEST) for item in items.validation])
+    return accuracy(vectors, items, wanted, device)
+
+
+def accuracy(vectors, items: Items, wanted: np.ndarray, device) -> float:
+    distinct, own = np.unique(items.row[items.validation], return_inverse=True)
+    goal = torch.from_numpy(wanted[distinct].astype(np.float32)).to(device)
+    nearest = (F.normalize(vectors, dim=-1) @ goal.T).argmax(1).cpu().numpy()
+    return float((nearest == own).mean())
