@@ -87,7 +87,7 @@ impl Args {
 #[command(next_help_heading = "Model")]
 pub(crate) struct ModelArgs {
     /// Model: a hub id that was pulled, a directory, or a .safetensors or .gguf file
-    /// [env: QUINTET_MODEL] [default: jinaai/jina-embeddings-v3 or its -hf edition]
+    /// [env: QUINTET_MODEL] [default: jinaai/jina-embeddings-v3 if it was pulled, else the built-in mini]
     #[arg(long, short, value_name = "ID|PATH", help_heading = "Model")]
     pub(crate) model: Option<String>,
     /// Add an adapter of your own as task NAME: a PEFT folder, an original-layout file (FILE#TASK

@@ -85,6 +85,12 @@ pub(crate) fn warn(text: &str) {
     print(&format!("warning: {text}\n"));
 }
 
+/// Says on stderr what the user may want to know.
+#[cfg(feature = "mini")]
+pub(crate) fn note(text: &str) {
+    print(&format!("note: {text}\n"));
+}
+
 fn print(text: &str) {
     // Whoever closed stderr does not want to know.
     let _ = io::stderr().write_all(text.as_bytes());

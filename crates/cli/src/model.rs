@@ -2,11 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
+#[cfg(feature = "mini")]
+use quintet_engine::BuiltInModel;
 use quintet_engine::weights::hub::{DEFAULT_REVISION, HubCache, HubCacheError, HubId};
-use quintet_engine::{AdapterSource, Checkpoint, Embedder, LoadOptions};
+use quintet_engine::{
+    AdapterSource, Checkpoint, CheckpointError, Dimensions, EmbedError, Embedder, LoadOptions,
+};
 
 use crate::args::ModelArgs;
-use crate::failure::UserError;
+use crate::failure::{self, UserError};
 use crate::progress;
 use crate::settings::Settings;
 
@@ -18,10 +22,57 @@ const DEFAULT_MODELS: [&str; 2] = ["jinaai/jina-embeddings-v3", "jinaai/jina-emb
 pub(crate) struct Located {
     /// As people call it: the hub id, or the path.
     pub(crate) name: String,
-    /// Directory or file.
-    pub(crate) path: PathBuf,
+    pub(crate) source: Source,
     /// The id, when the hub's cache holds it.
     pub(crate) hub_id: Option<HubId>,
+}
+
+/// Where a model's files are.
+#[derive(Debug)]
+pub(crate) enum Source {
+    /// A directory or a file.
+    Path(PathBuf),
+    /// In this program.
+    #[cfg(feature = "mini")]
+    BuiltIn,
+}
+
+impl Located {
+    /// Opens the checkpoint.
+    ///
+    /// # Errors
+    /// Those of [`Checkpoint::open`].
+    pub(crate) fn open(&self) -> Result<Checkpoint, CheckpointError> {
+        match &self.source {
+            Source::Path(path) => Checkpoint::open(path),
+            #[cfg(feature = "mini")]
+            Source::BuiltIn => Checkpoint::built_in(&BuiltInModel {
+                name: quintet_mini::NAME,
+                config_json: quintet_mini::CONFIG_JSON,
+                model_safetensors: quintet_mini::MODEL_SAFETENSORS,
+                tokenizer_json: quintet_mini::TOKENIZER_JSON,
+            }),
+        }
+    }
+
+    /// The directory or file, where there is one.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        match &self.source {
+            Source::Path(path) => Some(path),
+            #[cfg(feature = "mini")]
+            Source::BuiltIn => None,
+        }
+    }
+}
+
+/// The model that is built in.
+#[cfg(feature = "mini")]
+fn built_in() -> Located {
+    Located {
+        name: quintet_mini::NAME.to_owned(),
+        source: Source::BuiltIn,
+        hub_id: None,
+    }
 }
 
 /// Finds the model of a flag, of `QUINTET_MODEL`, or the default one.
@@ -41,9 +92,13 @@ fn locate_named(name: &str, cache: &HubCache) -> anyhow::Result<Located> {
     if path.exists() {
         return Ok(Located {
             name: name.to_owned(),
-            path: path.to_owned(),
+            source: Source::Path(path.to_owned()),
             hub_id: None,
         });
+    }
+    #[cfg(feature = "mini")]
+    if name == quintet_mini::NAME {
+        return Ok(built_in());
     }
     let id = if is_path_like(name) {
         None
@@ -75,7 +130,7 @@ fn in_cache(id: HubId, cache: &HubCache) -> Result<Located, HubCacheError> {
     };
     Ok(Located {
         name,
-        path,
+        source: Source::Path(path),
         hub_id: Some(id),
     })
 }
@@ -89,15 +144,24 @@ fn locate_default(cache: &HubCache) -> anyhow::Result<Located> {
             Err(error) => damaged = damaged.or(Some(error)),
         }
     }
-    Err(match damaged {
-        Some(error) => error.into(),
-        None => UserError::new(format!(
-            "no model is named and the cache in `{}` has no jina-embeddings-v3",
-            cache.root().display()
-        ))
-        .hint("`quintet pull` fetches it; or name another with --model")
-        .into(),
-    })
+    if let Some(error) = damaged {
+        return Err(error.into());
+    }
+    #[cfg(feature = "mini")]
+    {
+        failure::note(
+            "no model is named and none is in the cache: running the small built-in `mini`; \
+             `quintet pull` fetches jina-embeddings-v3",
+        );
+        Ok(built_in())
+    }
+    #[cfg(not(feature = "mini"))]
+    Err(UserError::new(format!(
+        "no model is named and the cache in `{}` has no jina-embeddings-v3",
+        cache.root().display()
+    ))
+    .hint("`quintet pull` fetches it; or name another with --model")
+    .into())
 }
 
 /// Finds and loads a model, its custom adapters with it.
@@ -118,7 +182,7 @@ pub(crate) fn load_located(
     args: &ModelArgs,
     settings: &Settings,
 ) -> anyhow::Result<Embedder> {
-    let checkpoint = Checkpoint::open(&located.path)?;
+    let checkpoint = located.open()?;
     let adapters = args
         .adapters
         .iter()
@@ -139,6 +203,30 @@ pub(crate) fn load_located(
     let loaded = Embedder::load(&checkpoint, &options);
     bar.finish_and_clear();
     Ok(loaded?)
+}
+
+/// Checks a Matryoshka size that the user asked for; warns of one that training did not cover.
+///
+/// # Errors
+/// [`EmbedError::Dimensions`] when the model has no such size.
+pub(crate) fn dimensions(
+    embedder: &Embedder,
+    asked: Option<usize>,
+) -> Result<Option<Dimensions>, EmbedError> {
+    let dimensions = asked.map(|size| embedder.dimensions(size)).transpose()?;
+    if let Some(dimensions) = dimensions
+        && !dimensions.is_trained()
+    {
+        let trained = &embedder.config().matryoshka_dimensions;
+        let trained: Vec<String> = trained.iter().map(usize::to_string).collect();
+        failure::warn(&format!(
+            "the model was not trained for {} dimensions, but for {}; expect a little less than from \
+             the next larger",
+            dimensions.value(),
+            trained.join(", ")
+        ));
+    }
+    Ok(dimensions)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Seek, SeekFrom, StdoutLock, Write};
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
 use tempfile::NamedTempFile;
 
 /// Writing failed. It travels inside an [`io::Error`], so that writers stay ordinary ones.
@@ -53,6 +54,15 @@ impl Output {
             sink: Sink::Stdout(BufWriter::new(io::stdout().lock())),
             name: "stdout".to_owned(),
         }
+    }
+
+    /// Writes `value` as indented JSON and a line end.
+    ///
+    /// # Errors
+    /// When the place cannot be written.
+    pub(crate) fn json(&mut self, value: &impl Serialize) -> io::Result<()> {
+        serde_json::to_writer_pretty(&mut *self, value)?;
+        writeln!(self)
     }
 
     /// `path`, or stdout without one.

@@ -105,12 +105,6 @@ fn usage_errors_are_the_users_to_fix() {
 
 #[test]
 fn a_model_that_is_not_there_comes_with_a_way_to_get_it() {
-    assert_snapshot!(run(&["embed", "x"]).shown(), @r#"
-    exit 1
-    --- stderr
-    error: no model is named and the cache in `no-cache-here/hub` has no jina-embeddings-v3
-    hint: `quintet pull` fetches it; or name another with --model
-    "#);
     assert_snapshot!(run(&["embed", "x", "--model", "nope"]).shown(), @r#"
     exit 1
     --- stderr
@@ -166,4 +160,19 @@ fn the_environment_sets_what_no_flag_does() {
     --- stderr
     error: QUINTET_ISA is `mmx`, expected `portable` or `avx2`
     "#);
+}
+
+#[test]
+fn without_a_model_the_built_in_one_runs_and_says_so() {
+    let output = run(&["similarity", "a small dog", "ein kleiner Hund"]);
+    assert_eq!(output.code, Some(0));
+    assert_snapshot!(output.stderr, @"note: no model is named and none is in the cache: running the small built-in `mini`; `quintet pull` fetches jina-embeddings-v3");
+    let named = run(&[
+        "similarity",
+        "--model",
+        "mini",
+        "a small dog",
+        "ein kleiner Hund",
+    ]);
+    assert_eq!((named.stdout, named.stderr), (output.stdout, String::new()));
 }

@@ -149,6 +149,10 @@ impl Embedder {
                 tokens.cut(context);
                 0
             }
+            LongDocument::Refuse => {
+                self.input_reader().check_ids(0, &tokens.token_ids)?;
+                0
+            }
             LongDocument::Windows { overlap } if overlap < context => overlap,
             LongDocument::Windows { overlap } => {
                 return Err(SpanError::Overlap { overlap, context }.into());

@@ -54,12 +54,18 @@ pub enum LongDocument {
     },
     /// The tail is cut off. Chunks that begin behind the cut get no vector.
     Cut,
+    /// It is refused.
+    Refuse,
 }
 
+/// Tokens that windows repeat unless asked otherwise: as the late-chunking repository's long evaluation.
+pub const DEFAULT_WINDOW_OVERLAP: usize = 256;
+
 impl Default for LongDocument {
-    /// Overlap of the late-chunking repository's long evaluation.
     fn default() -> Self {
-        Self::Windows { overlap: 256 }
+        Self::Windows {
+            overlap: DEFAULT_WINDOW_OVERLAP,
+        }
     }
 }
 

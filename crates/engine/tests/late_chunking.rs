@@ -109,6 +109,15 @@ fn long_documents_run_in_windows_or_are_cut() {
         .unwrap();
     assert_eq!((cut.tokens, cut.windows, cut.truncated), (8192, 1, true));
     assert!(cut.chunks[0].is_some() && cut.chunks[2].is_none());
+    let refused = embedder.embed_document(
+        Document::Strings(&strings),
+        Task::RAW,
+        ChunkPooling::default(),
+        LongDocument::Refuse,
+        &EmbedOptions::default(),
+    );
+    let error = refused.unwrap_err().to_string();
+    assert!(error.ends_with("expected at most 8192"), "{error}");
 }
 
 #[test]

@@ -128,16 +128,12 @@ pub(crate) fn run(args: &BenchArgs, settings: &Settings) -> anyhow::Result<()> {
     };
     let mut output = Output::stdout();
     if args.json {
-        serde_json::to_writer_pretty(&mut output, &report).map_err(std::io::Error::from)?;
-        writeln!(output)?;
+        output.json(&report)?;
     } else {
-        write!(
-            output,
-            "{}",
-            report.drawn(Paint {
-                on: settings.colour
-            })
-        )?;
+        let paint = Paint {
+            on: settings.colour,
+        };
+        write!(output, "{}", report.drawn(paint))?;
     }
     Ok(output.finish()?)
 }

@@ -24,7 +24,7 @@ Examples:
   quintet info ./my-model --json | jq .adapters")]
 pub(crate) struct InfoArgs {
     /// Model: a hub id that was pulled, a directory, or a .safetensors or .gguf file
-    /// [env: QUINTET_MODEL] [default: jinaai/jina-embeddings-v3 or its -hf edition]
+    /// [env: QUINTET_MODEL] [default: jinaai/jina-embeddings-v3 if it was pulled, else the built-in mini]
     #[arg(value_name = "MODEL", conflicts_with = "model")]
     positional: Option<String>,
     /// The same, named as other commands do
@@ -96,20 +96,16 @@ struct License {
 pub(crate) fn run(args: &InfoArgs, settings: &Settings) -> anyhow::Result<()> {
     let name = args.positional.as_deref().or(args.model.as_deref());
     let located = model::locate(name, settings)?;
-    let checkpoint = Checkpoint::open(&located.path)?;
+    let checkpoint = located.open()?;
     let report = Report::new(&located, checkpoint);
     let mut output = Output::stdout();
     if args.json {
-        serde_json::to_writer_pretty(&mut output, &report).map_err(std::io::Error::from)?;
-        writeln!(output)?;
+        output.json(&report)?;
     } else {
-        write!(
-            output,
-            "{}",
-            report.drawn(Paint {
-                on: settings.colour
-            })
-        )?;
+        let paint = Paint {
+            on: settings.colour,
+        };
+        write!(output, "{}", report.drawn(paint))?;
     }
     Ok(output.finish()?)
 }
@@ -122,11 +118,14 @@ const ACTIVATION_WIDTHS: usize = 7;
 
 impl Report {
     fn new(located: &Located, checkpoint: Checkpoint) -> Self {
-        let directory = if located.path.is_dir() {
-            Some(located.path.as_path())
-        } else {
-            located.path.parent()
-        };
+        let path = located.path();
+        let directory = path.and_then(|path| {
+            if path.is_dir() {
+                Some(path)
+            } else {
+                path.parent()
+            }
+        });
         let is_adapter = |name: &str| name.contains(".lora_");
         let parameters = |wanted: bool| {
             let tensors = checkpoint
@@ -151,7 +150,7 @@ impl Report {
             })
             .collect();
         let (tokenizer, has_tokenizer) = match &checkpoint.tokenizer {
-            TokenizerSource::File(_) => ("tokenizer.json", true),
+            TokenizerSource::File(_) | TokenizerSource::BuiltIn(_) => ("tokenizer.json", true),
             TokenizerSource::Gguf(_) => ("inside the GGUF file", true),
             TokenizerSource::Absent | _ => ("none: token ids only", false),
         };
@@ -159,7 +158,9 @@ impl Report {
         let config = checkpoint.config;
         Self {
             model: located.name.clone(),
-            path: located.path.to_string_lossy().into_owned(),
+            path: path
+                .map_or("built in".into(), Path::to_string_lossy)
+                .into_owned(),
             layout: checkpoint.layout.to_string(),
             memory: Memory::estimate(&config, &weights, &parameters, has_tokenizer),
             vocab_size: config.vocab_size,
@@ -314,6 +315,12 @@ impl License {
             return Self {
                 id: Some(id.to_owned()),
                 source: "README.md",
+            };
+        }
+        if located.path().is_none() {
+            return Self {
+                id: Some("apache-2.0".to_owned()),
+                source: "trained by Quintet; its model card names the licences of its data",
             };
         }
         let is_jinas = located

@@ -53,8 +53,7 @@ pub(crate) fn run(args: &ModelsArgs, settings: &Settings) -> anyhow::Result<()> 
     }
     let mut output = Output::stdout();
     if args.json {
-        serde_json::to_writer_pretty(&mut output, &models).map_err(std::io::Error::from)?;
-        writeln!(output)?;
+        output.json(&models)?;
     } else {
         write!(
             output,

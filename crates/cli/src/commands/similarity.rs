@@ -35,6 +35,9 @@ pub(crate) struct SimilarityArgs {
     /// adapters]
     #[arg(long, short, value_name = "TASK")]
     task: Option<String>,
+    /// Compare the first N components only (Matryoshka)
+    #[arg(long, short, value_name = "N")]
+    dimensions: Option<usize>,
     /// Print {"task", "tokens": […], "similarity": [[…], …]}
     #[arg(long)]
     json: bool,
@@ -64,7 +67,11 @@ pub(crate) fn run(args: &SimilarityArgs, settings: &Settings) -> anyhow::Result<
         None if has_default => DEFAULT_TASK,
         None => quintet_engine::RAW,
     };
-    let (tokens, vectors) = embed(&items, &embedder, embedder.task(task)?)?;
+    let options = EmbedOptions {
+        dimensions: model::dimensions(&embedder, args.dimensions)?,
+        ..EmbedOptions::default()
+    };
+    let (tokens, vectors) = embed(&items, &embedder, embedder.task(task)?, &options)?;
     let similarity: Vec<Vec<f64>> = vectors
         .iter()
         .map(|row| vectors.iter().map(|column| cosine(row, column)).collect())
@@ -136,24 +143,22 @@ fn embed(
     items: &[Item],
     embedder: &Embedder,
     default_task: Task,
+    options: &EmbedOptions,
 ) -> anyhow::Result<(Vec<usize>, Vec<Vec<f32>>)> {
     let inputs = items
         .iter()
         .map(|item| item.to_input(embedder, default_task))
         .collect::<Result<Vec<_>, _>>()?;
-    let embedded =
-        embedder
-            .embed(&inputs, &EmbedOptions::default())
-            .map_err(
-                |error| match error.input_index().and_then(|index| items.get(index)) {
-                    Some(item) => InputError::Embed {
-                        place: item.place.clone(),
-                        error,
-                    }
-                    .into(),
-                    None => anyhow::Error::from(error),
-                },
-            )?;
+    let embedded = embedder.embed(&inputs, options).map_err(|error| {
+        match error.input_index().and_then(|index| items.get(index)) {
+            Some(item) => InputError::Embed {
+                place: item.place.clone(),
+                error,
+            }
+            .into(),
+            None => anyhow::Error::from(error),
+        }
+    })?;
     Ok(embedded
         .into_iter()
         .map(|embedded| (embedded.tokens, embedded.embedding))

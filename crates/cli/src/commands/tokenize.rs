@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use clap::Args;
 use quintet_engine::config::{TASK_NAMES, default_task_instructions};
 use quintet_engine::tokenizer::TokenizerError;
-use quintet_engine::{Checkpoint, Cpu, RAW, Tokenizer, UnknownTask};
+use quintet_engine::{Cpu, RAW, Tokenizer, UnknownTask};
 use serde::Serialize;
 use unicode_width::UnicodeWidthStr;
 
@@ -136,7 +136,7 @@ impl Source {
             }
         }
         let located = model::locate(args.model.as_deref(), settings)?;
-        let checkpoint = Checkpoint::open(&located.path)?;
+        let checkpoint = located.open()?;
         let tokenizer = Tokenizer::open(&checkpoint.tokenizer, checkpoint.config.vocab_size)?
             .ok_or_else(|| {
                 UserError::new(format!("model `{}` has no tokenizer", located.name))

@@ -1,6 +1,8 @@
 //! Late chunking on the command line: lines as chunks of one document, or documents one by one.
 
-use quintet_engine::late_chunking::{Document, LateTokenizeError, LongDocument, SpanError};
+use quintet_engine::late_chunking::{
+    DEFAULT_WINDOW_OVERLAP, Document, LateTokenizeError, LongDocument, SpanError,
+};
 use quintet_engine::{EmbedError, EmbeddedDocument, Task};
 use serde::Serialize;
 
@@ -183,29 +185,17 @@ impl Run<'_> {
 
     fn embed(&self, document: Document<'_>, task: Task) -> Result<EmbeddedDocument, EmbedError> {
         let max = self.embedder.config().max_tokens;
-        let long = match (self.args.truncate, self.args.window_overlap) {
-            (Some(TruncateArg::End), _) => LongDocument::Cut,
-            (_, Some(overlap)) => LongDocument::Windows { overlap },
-            (_, None) => match LongDocument::default() {
-                LongDocument::Cut => LongDocument::Cut,
+        let long = match self.args.truncate {
+            Some(TruncateArg::End) => LongDocument::Cut,
+            Some(TruncateArg::Error) => LongDocument::Refuse,
+            None => LongDocument::Windows {
                 // The usual overlap may be too much for a small model's context.
-                LongDocument::Windows { overlap } => LongDocument::Windows {
-                    overlap: overlap.min(max / 2),
-                },
+                overlap: (self.args.window_overlap).unwrap_or(DEFAULT_WINDOW_OVERLAP.min(max / 2)),
             },
         };
         let pooling = self.args.chunk_pooling.into();
-        let embedded = self
-            .embedder
-            .embed_document(document, task, pooling, long, self.options)?;
-        if self.args.truncate == Some(TruncateArg::Error) && embedded.windows > 1 {
-            return Err(EmbedError::TooLong {
-                index: 0,
-                tokens: embedded.tokens,
-                max,
-            });
-        }
-        Ok(embedded)
+        self.embedder
+            .embed_document(document, task, pooling, long, self.options)
     }
 
     fn vector(&self, embedding: &[f32]) -> Vector {

@@ -11,7 +11,7 @@ use quintet_engine::{EmbedError, EmbedOptions, Embedder, Task, Truncate};
 use serde::Serialize;
 
 use crate::args::{InputArgs, ModelArgs};
-use crate::failure::{UserError, warn};
+use crate::failure::UserError;
 use crate::input::{InputError, Inputs, Item};
 use crate::output::Output;
 use crate::rows::{Row, RowFormat, RowWriter, TypeArg, Vector};
@@ -197,22 +197,7 @@ impl EmbedArgs {
     }
 
     fn options(&self, embedder: &Embedder) -> Result<EmbedOptions, EmbedError> {
-        let dimensions = self
-            .dimensions
-            .map(|size| embedder.dimensions(size))
-            .transpose()?;
-        if let Some(dimensions) = dimensions
-            && !dimensions.is_trained()
-        {
-            let trained = &embedder.config().matryoshka_dimensions;
-            let trained: Vec<String> = trained.iter().map(usize::to_string).collect();
-            warn(&format!(
-                "the model was not trained for {} dimensions, but for {}; expect a little less than from \
-                 the next larger",
-                dimensions.value(),
-                trained.join(", ")
-            ));
-        }
+        let dimensions = model::dimensions(embedder, self.dimensions)?;
         let truncate = match self.truncate {
             Some(TruncateArg::End) => Truncate::End,
             Some(TruncateArg::Error) | None => Truncate::Error,

@@ -100,8 +100,7 @@ pub(crate) fn run(args: &VerifyArgs, settings: &Settings) -> anyhow::Result<()> 
             checks: &checks,
             notes: &notes,
         };
-        serde_json::to_writer_pretty(&mut output, &report).map_err(std::io::Error::from)?;
-        writeln!(output)?;
+        output.json(&report)?;
     } else {
         writeln!(output, "{} against {against}", located.name)?;
         write!(
