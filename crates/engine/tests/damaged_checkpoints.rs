@@ -63,20 +63,23 @@ fn error_of(directory: &Path) -> String {
 
 type Tensors = Vec<(String, (safetensors::Dtype, Vec<usize>, Vec<u8>))>;
 
-/// Rewrites a safetensors file after `change`.
-fn rewrite(path: &Path, change: impl FnOnce(&mut Tensors)) {
+/// The tensors of a safetensors file.
+fn tensors_of(path: &Path) -> Tensors {
     let bytes = std::fs::read(path).unwrap();
     let parsed = SafeTensors::deserialize(&bytes).unwrap();
-    let mut tensors: Tensors = parsed
+    parsed
         .tensors()
         .into_iter()
         .map(|(name, view)| {
-            (
-                name,
-                (view.dtype(), view.shape().to_vec(), view.data().to_vec()),
-            )
+            let tensor = (view.dtype(), view.shape().to_vec(), view.data().to_vec());
+            (name, tensor)
         })
-        .collect();
+        .collect()
+}
+
+/// Rewrites a safetensors file after `change`.
+fn rewrite(path: &Path, change: impl FnOnce(&mut Tensors)) {
+    let mut tensors = tensors_of(path);
     change(&mut tensors);
     let views = tensors.iter().map(|(name, (dtype, shape, data))| {
         (name, TensorView::new(*dtype, shape.clone(), data).unwrap())
@@ -331,6 +334,49 @@ fn missing_and_foreign_files_are_named() {
     assert_eq!(
         error_of(two.path()),
         "`DIR` holds several base models: model.gguf, other.gguf"
+    );
+}
+
+#[test]
+fn a_sharded_checkpoint_is_one_model_and_no_tensor_may_stand_twice() {
+    let copy = copy("original");
+    let whole = copy.path().join("model.safetensors");
+    let shards = [
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+    ];
+    let mut weight_map = serde_json::Map::new();
+    for (half, shard) in shards.iter().enumerate() {
+        let path = copy.path().join(shard);
+        std::fs::copy(&whole, &path).unwrap();
+        rewrite(&path, |tensors| {
+            tensors.sort();
+            let middle = tensors.len() / 2;
+            *tensors = if half == 0 {
+                tensors[..middle].to_vec()
+            } else {
+                tensors[middle..].to_vec()
+            };
+            for (name, _) in tensors {
+                weight_map.insert(name.clone(), (*shard).into());
+            }
+        });
+    }
+    std::fs::remove_file(&whole).unwrap();
+    let index = serde_json::json!({"weight_map": weight_map});
+    let index_path = copy.path().join("model.safetensors.index.json");
+    std::fs::write(&index_path, index.to_string()).unwrap();
+    assert_eq!(load(copy.path()).unwrap().tasks().count(), 5);
+    let twice = tensors_of(&copy.path().join(shards[0])).remove(0);
+    rewrite(&copy.path().join(shards[1]), |tensors| {
+        tensors.push(twice.clone())
+    });
+    assert_eq!(
+        error_of(copy.path()),
+        format!(
+            "tensor `{}` stands in `DIR/{}` and in `DIR/{}`, expected it once",
+            twice.0, shards[0], shards[1]
+        )
     );
 }
 

@@ -1,4 +1,4 @@
-//! A model on disk: which layout lies at a path, and its weights checked and packed.
+//! A model on disk or in the program: its layout, configuration, adapters and tokenizer.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
