@@ -66,10 +66,12 @@ Check:
 Options:
 {options}
 
-Start:
+Start, with the small built-in model:
+  quintet similarity \"a stork\" \"ein Storch\" \"a bicycle\"
+
+With jina-embeddings-v3:
   quintet pull --accept-license
   quintet embed --task retrieval.query \"Where do storks spend the winter?\"
-  quintet similarity \"a stork\" \"ein Storch\" \"a bicycle\"
 
 Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 you can fix it, 2 a bug or
 the machine. `quintet <COMMAND> --help` explains one command.

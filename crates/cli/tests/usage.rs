@@ -39,10 +39,12 @@ fn the_help_is_the_tour() {
       -h, --help     Print help
       -V, --version  Print version
 
-    Start:
+    Start, with the small built-in model:
+      quintet similarity "a stork" "ein Storch" "a bicycle"
+
+    With jina-embeddings-v3:
       quintet pull --accept-license
       quintet embed --task retrieval.query "Where do storks spend the winter?"
-      quintet similarity "a stork" "ein Storch" "a bicycle"
 
     Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 you can fix it, 2 a bug or
     the machine. `quintet <COMMAND> --help` explains one command.
