@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Parser, Subcommand};
 use quintet_engine::Precision;
 
 use crate::commands::bench::BenchArgs;
@@ -96,9 +97,10 @@ pub(crate) struct ModelArgs {
     /// for one of a stack) or a GGUF LoRA file. May be repeated
     #[arg(long = "adapter", value_name = "NAME=PATH", help_heading = "Model")]
     pub(crate) adapters: Vec<AdapterArg>,
-    /// Arithmetic of the weight products
-    #[arg(long, value_enum, default_value = "exact", help_heading = "Model")]
-    pub(crate) precision: PrecisionArg,
+    /// Arithmetic of the weight products: `exact` is f32, `balanced` 16-bit and `fast` 8-bit integers
+    #[arg(long, value_name = "PRECISION", default_value = "exact", help_heading = "Model",
+          value_parser = PossibleValuesParser::new(["exact", "balanced", "fast"]).try_map(|name| name.parse::<Precision>()))]
+    pub(crate) precision: Precision,
     #[command(flatten)]
     pub(crate) threads: ThreadArgs,
 }
@@ -128,21 +130,6 @@ impl FromStr for AdapterArg {
                 path: path.into(),
             }),
             _ => Err("expected NAME=PATH"),
-        }
-    }
-}
-
-/// Arithmetic of the weight products.
-#[derive(ValueEnum, Clone, Copy, Debug)]
-pub(crate) enum PrecisionArg {
-    /// f32 arithmetic on the checkpoint's own weights
-    Exact,
-}
-
-impl From<PrecisionArg> for Precision {
-    fn from(precision: PrecisionArg) -> Self {
-        match precision {
-            PrecisionArg::Exact => Self::Exact,
         }
     }
 }

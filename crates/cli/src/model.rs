@@ -192,7 +192,7 @@ pub(crate) fn load_located(
     let options = LoadOptions {
         threads: settings.threads(&args.threads)?,
         isa: settings.isa()?,
-        precision: args.precision.into(),
+        precision: args.precision,
         adapters,
         progress: &|done, steps| {
             bar.set_length(steps as u64);

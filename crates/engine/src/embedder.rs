@@ -14,18 +14,10 @@ use crate::input::{Dimensions, EmbedOptions, Embedded, Input, InputReader};
 use crate::late_chunking::{
     self, ChunkPooling, Document, DocumentTokens, LongDocument, Owner, SpanError, Windows,
 };
+use crate::precision::Precision;
 use crate::task::{self, Task, UnknownTask};
 use crate::tokenizer::Tokenizer;
 use crate::weights::{AdapterSource, Checkpoint, Weights};
-
-/// Arithmetic of the weight products.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum Precision {
-    /// f32 arithmetic on the checkpoint's own weights: the reference to 1e-5 per component.
-    #[default]
-    Exact,
-}
 
 /// How a model is loaded.
 pub struct LoadOptions<'a> {
@@ -79,10 +71,10 @@ impl Embedder {
         let cpu = Arc::new(Cpu::new(options.isa, options.threads));
         let config = checkpoint.config.clone();
         let tokenizer = Tokenizer::open(&checkpoint.tokenizer, config.vocab_size)?;
-        let Precision::Exact = options.precision;
         let weights = Arc::new(Weights::load(
             checkpoint,
             &options.adapters,
+            options.precision,
             &cpu,
             options.progress,
         )?);

@@ -34,14 +34,16 @@ pub mod encoder;
 mod error;
 mod input;
 pub mod late_chunking;
+mod precision;
 mod task;
 pub mod tokenizer;
 pub mod weights;
 
 pub use config::ModelConfig;
-pub use embedder::{EmbeddedDocument, Embedder, LoadOptions, Precision};
+pub use embedder::{EmbeddedDocument, Embedder, LoadOptions};
 pub use error::{EmbedError, LoadError};
 pub use input::{Content, Dimensions, EmbedOptions, Embedded, Input, Truncate};
+pub use precision::{Precision, UnknownPrecision};
 pub use quintet_kernels::{Cpu, Isa};
 pub use task::{RAW, Task, UnknownTask};
 pub use tokenizer::Tokenizer;

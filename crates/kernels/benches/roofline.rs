@@ -5,7 +5,8 @@
 //! `attention` and `rows`, or those named:
 //!
 //! - matrix products: GFLOP/s and the share of the measured multiply-add peak of the threads, over
-//!   the four weight shapes of jina-embeddings-v3 and some batch sizes m. Weights are bf16, every
+//!   the four weight shapes of jina-embeddings-v3 and some batch sizes m, for weights in bf16, as
+//!   16-bit and as 8-bit integers; the share is always that of the f32 peak. Every
 //!   row has an adapter of rank 4, the output gets its bias. The weights go round through copies
 //!   of 96 MiB together, as they would in the layers of a model, so they come from memory or the
 //!   last cache, not from L2.
@@ -22,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use quintet_kernels::attention::{AttentionScratch, attention};
 use quintet_kernels::gemm::{
-    Epilogue, GemmScratch, PackedLora, PackedMatrix, Product, Rows, Segment, product,
+    Epilogue, Format, GemmScratch, PackedLora, PackedMatrix, Product, Rows, Segment, product,
 };
 use quintet_kernels::layer_norm::layer_norm;
 use quintet_kernels::{Cpu, Isa};
@@ -53,7 +54,9 @@ fn main() {
     let peak = cpu.measure_peak_gflops() * threads.get() as f64;
     println!("{}, {threads} threads, peak {peak:.0} GFLOP/s", cpu.isa());
     if all || named("products") {
-        products(&cpu, peak);
+        for format in [Format::Float, Format::Int16, Format::Int8] {
+            products(&cpu, peak, format);
+        }
     }
     if all || named("attention") {
         attentions(&cpu, peak);
@@ -63,15 +66,15 @@ fn main() {
     }
 }
 
-fn products(cpu: &Cpu, peak: f64) {
-    println!("\n     n     k     m  GFLOP/s  of peak");
+fn products(cpu: &Cpu, peak: f64, format: Format) {
+    println!("\n{format:?}\n     n     k     m  GFLOP/s  of peak");
     for (n, k) in SHAPES {
         let bytes: Vec<u8> = uniform(n * k)
             .iter()
             .flat_map(|number| ((number.to_bits() >> 16) as u16).to_le_bytes())
             .collect();
         let copies: Vec<PackedMatrix> = (0..COPIES_BYTES.div_ceil(bytes.len()))
-            .map(|_| PackedMatrix::pack(cpu, &[Rows::Bf16(&bytes)], k))
+            .map(|_| PackedMatrix::pack(cpu, &[Rows::Bf16(&bytes)], k, format))
             .collect();
         let lora = PackedLora::new(&uniform(RANK * k), &uniform(n * RANK), n, k, RANK, 0.25);
         let bias = uniform(n);

@@ -27,6 +27,14 @@ pub(crate) fn load_words(words: &[u32; 8]) -> __m256i {
     unsafe { _mm256_loadu_si256(words.as_ptr().cast()) }
 }
 
+/// Writes 8 words.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+pub(crate) fn store_words(words: &mut [u32; 8], lanes: __m256i) {
+    // SAFETY: the array is 32 writable bytes and the store needs no alignment.
+    unsafe { _mm256_storeu_si256(words.as_mut_ptr().cast(), lanes) }
+}
+
 /// Reads up to 8 numbers; the other lanes are 0.
 #[inline]
 #[target_feature(enable = "avx2,fma")]

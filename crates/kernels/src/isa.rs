@@ -15,11 +15,14 @@ pub enum Isa {
     Portable,
     /// x86-64 with AVX2 and FMA: 8 lanes of f32, fused multiply-add.
     Avx2,
+    /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI: 16 lanes of f32, integer dot products.
+    /// Operations without a version of their own run that of AVX2.
+    Avx512,
 }
 
 impl Isa {
     /// Every instruction set, slowest first.
-    pub const ALL: &[Isa] = &[Isa::Portable, Isa::Avx2];
+    pub const ALL: &[Isa] = &[Isa::Portable, Isa::Avx2, Isa::Avx512];
 
     /// Whether this processor can run it.
     pub fn is_available(self) -> bool {
@@ -27,8 +30,17 @@ impl Isa {
             Isa::Portable => true,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => {
+                Isa::Avx2.is_available()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512vnni")
+            }
             #[cfg(not(target_arch = "x86_64"))]
-            Isa::Avx2 => false,
+            Isa::Avx2 | Isa::Avx512 => false,
         }
     }
 
@@ -46,6 +58,7 @@ impl Isa {
         match self {
             Isa::Portable => "portable",
             Isa::Avx2 => "avx2",
+            Isa::Avx512 => "avx512",
         }
     }
 }
@@ -90,9 +103,26 @@ impl Error for ParseIsaError {}
 ///
 /// A new instruction set is one more arm here and one more line at each use. The versions are
 /// safe `#[target_feature]` functions: what makes calling one `unsafe` is only whether the
-/// processor has the instructions.
+/// processor has the instructions. Without `avx512` that set runs the version of AVX2.
 macro_rules! per_isa {
-    ($isa:expr, portable => $portable:expr, avx2 => $($avx2:ident)::+ ($($argument:expr),* $(,)?) $(,)?) => {
+    (
+        $isa:expr,
+        portable => $portable:expr,
+        avx2 => $($avx2:ident)::+ ($($argument:expr),* $(,)?) $(,)?
+    ) => {
+        $crate::isa::per_isa!(
+            $isa,
+            portable => $portable,
+            avx2 => $($avx2)::+ ($($argument),*),
+            avx512 => $($avx2)::+ ($($argument),*),
+        )
+    };
+    (
+        $isa:expr,
+        portable => $portable:expr,
+        avx2 => $($avx2:ident)::+ ($($argument:expr),* $(,)?),
+        avx512 => $($avx512:ident)::+ ($($argument512:expr),* $(,)?) $(,)?
+    ) => {
         match $isa {
             $crate::isa::Isa::Portable => $portable,
             #[cfg(target_arch = "x86_64")]
@@ -100,8 +130,14 @@ macro_rules! per_isa {
             // SAFETY: an `Isa` reaches the kernels inside a `Cpu` only, and `Cpu::new` asserts
             // that the processor has it.
             $crate::isa::Isa::Avx2 => unsafe { $($avx2)::+($($argument),*) },
+            #[cfg(target_arch = "x86_64")]
+            #[expect(unsafe_code, reason = "the call needs a processor with AVX-512")]
+            // SAFETY: as above; it includes AVX2 and FMA.
+            $crate::isa::Isa::Avx512 => unsafe { $($avx512)::+($($argument512),*) },
             #[cfg(not(target_arch = "x86_64"))]
-            $crate::isa::Isa::Avx2 => unreachable!("`Cpu::new` refuses what the processor lacks"),
+            $crate::isa::Isa::Avx2 | $crate::isa::Isa::Avx512 => {
+                unreachable!("`Cpu::new` refuses what the processor lacks")
+            }
         }
     };
 }
@@ -123,7 +159,7 @@ mod tests {
         let error = "avx9".parse::<Isa>().unwrap_err();
         assert_eq!(
             error.to_string(),
-            "instruction set `avx9`, expected `portable` or `avx2`"
+            "instruction set `avx9`, expected `portable` or `avx2` or `avx512`"
         );
     }
 

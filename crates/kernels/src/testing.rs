@@ -7,15 +7,17 @@ use crate::{Cpu, Isa};
 /// A processor for each instruction set that this machine has; says which ones it lacks.
 pub(crate) fn cpus(threads: usize) -> Vec<Cpu> {
     let threads = NonZeroUsize::new(threads).expect("a test uses at least one thread");
-    let (available, lacking): (Vec<Isa>, Vec<Isa>) =
-        Isa::ALL.iter().partition(|isa| isa.is_available());
-    for isa in lacking {
+    let cpus = Isa::ALL.iter().filter_map(|&isa| cpu_of(isa));
+    cpus.map(|cpu| Cpu::new(cpu.isa(), threads)).collect()
+}
+
+/// A processor of one thread, if this machine has the instruction set; says so if not.
+pub(crate) fn cpu_of(isa: Isa) -> Option<Cpu> {
+    if !isa.is_available() {
         eprintln!("not run: this processor lacks `{isa}`");
+        return None;
     }
-    available
-        .into_iter()
-        .map(|isa| Cpu::new(isa, threads))
-        .collect()
+    Some(Cpu::new(isa, NonZeroUsize::MIN))
 }
 
 /// `len` numbers, uniform in [-1, 1), the same for the same seed (splitmix64).

@@ -8,6 +8,7 @@ use super::adapters::{Adapter, AdapterSource};
 use super::checkpoint::Checkpoint;
 use super::names::{Layout, Part};
 use super::tensors::{Table, Tensor, rows};
+use crate::precision::Precision;
 
 /// A linear layer: packed weight `[out, in]` and bias `[out]`.
 pub(crate) struct Linear {
@@ -48,6 +49,7 @@ impl Weights {
     pub(crate) fn load(
         checkpoint: &Checkpoint,
         custom: &[AdapterSource],
+        precision: Precision,
         cpu: &Cpu,
         progress: &dyn Fn(usize, usize),
     ) -> Result<Self, CheckpointError> {
@@ -63,7 +65,11 @@ impl Weights {
         }
         let config = &checkpoint.config;
         let steps = config.num_hidden_layers + sources.len() + 1;
-        let read = WeightReader { checkpoint, cpu };
+        let read = WeightReader {
+            checkpoint,
+            precision,
+            cpu,
+        };
         progress(0, steps);
         let word_embeddings = read.table(Part::WordEmbeddings)?;
         let token_type_embedding = read.token_type()?;
@@ -104,6 +110,7 @@ impl Weights {
 /// Reads parts of one checkpoint, checking shape, dtype and finiteness of each tensor.
 struct WeightReader<'a> {
     checkpoint: &'a Checkpoint,
+    precision: Precision,
     cpu: &'a Cpu,
 }
 
@@ -187,7 +194,7 @@ impl<'a> WeightReader<'a> {
             .map(|(dtype, bytes)| rows(*dtype, bytes))
             .collect();
         let inputs = part.weight_shape(&self.checkpoint.config)[1];
-        let matrix = PackedMatrix::pack(self.cpu, &blocks, inputs);
+        let matrix = PackedMatrix::pack(self.cpu, &blocks, inputs, self.precision.format());
         tensors.iter().for_each(Tensor::release);
         Ok(Linear {
             matrix,

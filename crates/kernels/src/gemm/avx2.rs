@@ -3,11 +3,18 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+use super::integers::{HEAD, Integers, Scale};
+use super::walk::{Place, Steps, walk};
 use super::{Block, Finish, Lines};
-use crate::avx2::{load, load_partial, prefetch, store, store_partial, sum};
+use crate::avx2::{load, load_partial, prefetch, store, store_partial, store_words, sum};
 use crate::gelu::avx2::gelu;
-use crate::tile::avx2::{Pair, add, load_bf16_line, load_line, multiply_add, store_line, zero};
-use crate::tile::{F32x16, ROWS};
+use crate::tile::avx2::{
+    Pair, add, load_bf16_line, load_line, load_words_of, multiply_add, store_line, zero,
+};
+use crate::tile::{F32x16, ROWS, Words};
+
+/// Sums of 16 columns as integers.
+type IntegerPair = [__m256i; 2];
 
 /// See [`super::portable::multiply`].
 #[target_feature(enable = "avx2,fma")]
@@ -15,114 +22,141 @@ pub(super) fn multiply(block: &Block<'_>, tile: &mut [F32x16]) {
     match block.weights {
         Lines::F32(lines) => multiply_lines(block, lines, |line| load_line(line), tile),
         Lines::Bf16(lines) => multiply_lines(block, lines, |line| load_bf16_line(line), tile),
+        Lines::Int16(lines) => multiply_integers(
+            block,
+            lines,
+            |x, weights| _mm256_madd_epi16(x, weights),
+            tile,
+        ),
+        Lines::Int8(lines) => multiply_integers(
+            block,
+            lines,
+            |x, weights| {
+                let pairs = _mm256_maddubs_epi16(x, weights);
+                _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))
+            },
+            tile,
+        ),
     }
 }
 
-/// Full tiles panel by panel, then the last rows, of several panels at once if they are few: each
-/// sum is one chain, and it takes eight or more chains to hide the latency of a multiply-add.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 fn multiply_lines<L>(
     block: &Block<'_>,
     lines: &[L],
-    load: impl Fn(&L) -> Pair + Copy,
-    tile: &mut [F32x16],
-) {
-    let (rows, k) = (block.rows.len(), block.k.len());
-    let panels = lines.chunks_exact(k);
-    for (panel, (lines_of_panel, sums)) in panels.zip(tile.chunks_exact_mut(rows)).enumerate() {
-        let mut next = &lines[(panel + 1) * k..];
-        for (x, sums) in block.tiles(sums) {
-            if sums.len() == ROWS {
-                let is_first = block.is_first();
-                multiply_tile::<ROWS, 1, L>(x, lines_of_panel, next, load, is_first, rows, sums);
-                next = &[];
-            }
-        }
-    }
-    match rows % ROWS {
-        1 => multiply_last::<1, 4, L>(block, lines, load, tile),
-        2 => multiply_last::<2, 3, L>(block, lines, load, tile),
-        3 => multiply_last::<3, 2, L>(block, lines, load, tile),
-        4 => multiply_last::<4, 1, L>(block, lines, load, tile),
-        5 => multiply_last::<5, 1, L>(block, lines, load, tile),
-        _ => {}
-    }
-}
-
-/// The last `R` rows, by `P` panels at once.
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-fn multiply_last<const R: usize, const P: usize, L>(
-    block: &Block<'_>,
-    lines: &[L],
-    load: impl Fn(&L) -> Pair + Copy,
-    tile: &mut [F32x16],
-) {
-    let (rows, k) = (block.rows.len(), block.k.len());
-    let x = &block.x.panel((block.rows.end - 1) / ROWS)[block.k.clone()];
-    let groups = lines.chunks(P * k).zip(tile.chunks_mut(P * rows));
-    for (group, (lines_of_group, sums)) in groups.enumerate() {
-        if lines_of_group.len() == P * k {
-            let sums = &mut sums[rows - R..];
-            // After full tiles the lines are in the cache already.
-            let next = if rows == R {
-                &lines[(group + 1) * P * k..]
-            } else {
-                &[]
-            };
-            multiply_tile::<R, P, L>(x, lines_of_group, next, load, block.is_first(), rows, sums);
-        } else {
-            for (lines, sums) in lines_of_group
-                .chunks_exact(k)
-                .zip(sums.chunks_exact_mut(rows))
-            {
-                let sums = &mut sums[rows - R..];
-                multiply_tile::<R, 1, L>(x, lines, &[], load, block.is_first(), rows, sums);
-            }
-        }
-    }
-}
-
-/// `R` rows by `P` panels over one block of k. The sums of a panel are `stride` lines after those
-/// of the one before. `next` are the lines that will be wanted after this panel, which the first
-/// tile over a panel asks for while it computes; empty otherwise.
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-fn multiply_tile<const R: usize, const P: usize, L>(
-    x: &[[f32; ROWS]],
-    lines: &[L],
-    next: &[L],
     load: impl Fn(&L) -> Pair,
-    is_first: bool,
-    stride: usize,
-    sums: &mut [F32x16],
+    tile: &mut [F32x16],
 ) {
-    let panels: [&[L]; P] = std::array::from_fn(|panel| &lines[panel * x.len()..][..x.len()]);
-    let mut block_sums = [[zero(); P]; R];
-    for (step, x) in x.iter().enumerate() {
-        for panel in 0..P {
-            let columns = load(&panels[panel][step]);
-            if let Some(line) = next.get(panel * panels[panel].len() + step) {
-                prefetch(line);
-            }
-            for row in 0..R {
-                block_sums[row][panel] = multiply_add(x[row], columns, block_sums[row][panel]);
-            }
-        }
-    }
-    for panel in 0..P {
-        for row in 0..R {
-            let line = &mut sums[panel * stride + row];
-            let block_sum = block_sums[row][panel];
-            let sum = if is_first {
-                block_sum
+    let is_first = block.is_first();
+    let steps = Steps {
+        zero: zero(),
+        load,
+        prefetch: |line: &L| prefetch(line),
+        multiply_add: |x, columns: &Pair, sums| multiply_add(f32::from_bits(x), *columns, sums),
+        add: |sums, _, line: &mut F32x16| {
+            let sums = if is_first {
+                sums
             } else {
-                add(load_line(line), block_sum)
+                add(load_line(line), sums)
             };
-            store_line(line, sum);
+            store_line(line, sums);
+        },
+    };
+    walk::<4, 3, 2, 1, 1, 1, _, _, _>(block, lines, 0, &steps, tile);
+}
+
+/// `dot` multiplies the numbers of words and adds up those of each word.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn multiply_integers(
+    block: &Block<'_>,
+    lines: &[Words],
+    dot: impl Fn(__m256i, __m256i) -> __m256i,
+    tile: &mut [F32x16],
+) {
+    let is_first = block.is_first();
+    let panel_len = lines.len() / (tile.len() / block.rows.len());
+    let steps = Steps {
+        zero: [_mm256_setzero_si256(); 2],
+        load: |line: &Words| load_words_of(line),
+        prefetch: |line: &Words| prefetch(line),
+        multiply_add: |x: u32, columns: &IntegerPair, sums: IntegerPair| {
+            let x = _mm256_set1_epi32(x.cast_signed());
+            [
+                _mm256_add_epi32(sums[0], dot(x, columns[0])),
+                _mm256_add_epi32(sums[1], dot(x, columns[1])),
+            ]
+        },
+        add: |sums: IntegerPair, place: Place, line: &mut F32x16| {
+            let head = &lines[place.panel * panel_len..][..HEAD];
+            let (scales, offsets) = (load_words_of(&head[0]), load_words_of(&head[1]));
+            let x_scale = _mm256_set1_ps(block.x_scale(place.row));
+            let start = if is_first { zero() } else { load_line(line) };
+            let half = |half: usize| {
+                let sum = _mm256_cvtepi32_ps(_mm256_sub_epi32(sums[half], offsets[half]));
+                let scaled = _mm256_mul_ps(sum, _mm256_castsi256_ps(scales[half]));
+                _mm256_fmadd_ps(scaled, x_scale, start[half])
+            };
+            store_line(line, [half(0), half(1)]);
+        },
+    };
+    walk::<4, 3, 2, 1, 1, 1, _, _, _>(block, lines, HEAD, &steps, tile);
+}
+
+/// See [`Integers::pack_row`]: the same bits.
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn pack_row(integers: Integers, numbers: &[f32], words: &mut [u32]) -> f32 {
+    // Whole groups of 32 numbers: every block of k but an odd last one.
+    let (groups, []) = numbers.as_chunks::<32>() else {
+        return integers.pack_row(numbers, words);
+    };
+    let quarters = |group: &[f32; 32]| {
+        let quarters = group.as_chunks::<8>().0;
+        [
+            load(&quarters[0]),
+            load(&quarters[1]),
+            load(&quarters[2]),
+            load(&quarters[3]),
+        ]
+    };
+    let positive = _mm256_set1_epi32(i32::MAX);
+    let mut largest = _mm256_setzero_si256();
+    for group in groups {
+        for lanes in quarters(group) {
+            let magnitude = _mm256_and_si256(_mm256_castps_si256(lanes), positive);
+            largest = _mm256_max_epu32(largest, magnitude);
         }
     }
+    let mut magnitudes = [0; 8];
+    store_words(&mut magnitudes, largest);
+    let largest = magnitudes.into_iter().max().unwrap_or(0);
+    let Scale { scale, inverse } = Scale::new(f32::from_bits(largest), integers.row_max);
+    let inverse = _mm256_set1_ps(inverse);
+    // Packing takes the halves of both registers in turn.
+    let in_order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    let offset = _mm256_set1_epi8(i8::MIN);
+    let mut words = words.as_chunks_mut::<8>().0.iter_mut();
+    for group in groups {
+        let [a, b, c, d] =
+            quarters(group).map(|lanes| _mm256_cvtps_epi32(_mm256_mul_ps(lanes, inverse)));
+        let (low, high) = (_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
+        let mut put = |lanes| {
+            if let Some(words) = words.next() {
+                store_words(words, lanes);
+            }
+        };
+        if integers.per_word == 2 {
+            put(_mm256_permute4x64_epi64::<0b11_01_10_00>(low));
+            put(_mm256_permute4x64_epi64::<0b11_01_10_00>(high));
+        } else {
+            let bytes = _mm256_packs_epi16(low, high);
+            let bytes = _mm256_permutevar8x32_epi32(bytes, in_order);
+            // Adds 128 to each.
+            put(_mm256_xor_si256(bytes, offset));
+        }
+    }
+    scale
 }
 
 /// See [`super::portable::finish`].
@@ -133,7 +167,7 @@ pub(super) fn finish(finish: &Finish<'_>, rows: Range<usize>, panel: usize, sums
     finish.each_row(rows, panel, sums, |row| {
         let mut sums = add(load_line(row.sums), bias);
         for (side, lora_b) in row.side.iter().zip(row.lora_b) {
-            sums = multiply_add(side[row.lane], load_line(lora_b), sums);
+            sums = multiply_add(f32::from_bits(side[row.lane]), load_line(lora_b), sums);
         }
         if is_gelu {
             sums = sums.map(|lanes| gelu(lanes));
@@ -176,16 +210,17 @@ fn store_columns(columns: &mut [f32], lanes: Pair) {
 /// See [`super::portable::side_products`]. Four products at once hide the latency; each has one
 /// order of its own.
 #[target_feature(enable = "avx2,fma")]
-pub(super) fn side_products(x: &[f32], lora_a: &[f32], lane: usize, side: &mut [[f32; ROWS]]) {
+pub(super) fn side_products(x: &[f32], lora_a: &[f32], lane: usize, side: &mut [[u32; ROWS]]) {
     let k = x.len();
     for (side, lora_a) in side.chunks_mut(4).zip(lora_a.chunks(4 * k)) {
         if lora_a.len() == 4 * k {
             for (side, product) in side.iter_mut().zip(dots::<4>(x, lora_a)) {
-                side[lane] = product;
+                side[lane] = product.to_bits();
             }
         } else {
             for (side, lora_a) in side.iter_mut().zip(lora_a.chunks_exact(k)) {
-                [side[lane]] = dots::<1>(x, lora_a);
+                let [product] = dots::<1>(x, lora_a);
+                side[lane] = product.to_bits();
             }
         }
     }

@@ -10,16 +10,28 @@
 //! bias and low-rank part, applies the epilogue and writes its part of `out`. Weights come from
 //! memory once a call; each panel is prefetched while the one before is in use.
 //!
+//! # Integers
+//! Weights may be packed as 16-bit or 8-bit integers ([`Format`]); then the rows of `x` become
+//! integers as they are packed, and products are summed as integers within a block of k and in f32
+//! over the blocks. Ranges, scales, rounding and why nothing overflows: `integers.rs`. Adapters,
+//! bias and epilogue stay in f32.
+//!
 //! # Order of sums
 //! Each output is, whatever tile computes it: within a block of 256 steps of k one chain of
-//! (fused) multiply-adds in the order of k; the blocks added in order; then the bias; then one
+//! (fused) multiply-adds in the order of k, or an exact sum of integers times the scales; the blocks added in order; then the bias; then one
 //! multiply-add for each rank of the adapter; then GELU or the residual. So its bits do not depend
 //! on where its row stands.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod integers;
 mod pack;
 mod portable;
+mod rows;
+#[cfg(target_arch = "x86_64")]
+mod walk;
 
 use std::ops::Range;
 
@@ -28,8 +40,9 @@ use crate::isa::per_isa;
 use crate::threads::{DisjointSlice, PerWorker};
 use crate::tile::{F32x16, ROWS};
 
-use pack::{Lines, PackedRows};
-pub use pack::{PackedLora, PackedMatrix, Rows};
+use pack::Lines;
+pub use pack::{Format, PackedLora, PackedMatrix, Rows};
+use rows::PackedRows;
 
 /// Steps of k that one chain of multiply-adds covers. A block of 32 row panels is then 192 KiB and
 /// a panel of bf16 weights 8 KiB: half of L2, a quarter of L1. Changing it changes the results.
@@ -40,6 +53,9 @@ const ROW_PANELS_PER_TASK: usize = 32;
 
 /// Panels of weights of a task, at most; they share the row block that is in L2.
 const PANELS_PER_TASK: usize = 16;
+
+/// Panels of weights that a tile covers at most; tasks get whole groups of them.
+const PANELS_AT_ONCE: usize = 4;
 
 /// Tasks that each thread should find, so that none waits long for the others at the end.
 const TASKS_PER_THREAD: usize = 6;
@@ -114,6 +130,7 @@ pub fn product(cpu: &Cpu, scratch: &mut GemmScratch, product: &Product<'_>, out:
                 cpu.isa(),
                 portable => portable::multiply(&block, tile),
                 avx2 => avx2::multiply(&block, tile),
+                avx512 => avx512::multiply(&block, cpu.is_wide(), tile),
             );
         }
         for (panel, sums) in panels.zip(tile.chunks_exact(rows.len())) {
@@ -179,7 +196,9 @@ impl Plan {
             row_panels,
             row_blocks,
             panels,
-            groups: groups.next_multiple_of(threads).min(panels),
+            groups: groups
+                .next_multiple_of(threads)
+                .min(panels.div_ceil(PANELS_AT_ONCE)),
         }
     }
 
@@ -191,7 +210,10 @@ impl Plan {
     fn task(&self, task: usize) -> (Range<usize>, Range<usize>) {
         let row_panels = part(self.row_panels, self.row_blocks, task / self.groups);
         let rows = row_panels.start * ROWS..self.rows.min(row_panels.end * ROWS);
-        (rows, part(self.panels, self.groups, task % self.groups))
+        let units = self.panels.div_ceil(PANELS_AT_ONCE);
+        let units = part(units, self.groups, task % self.groups);
+        let panels = units.start * PANELS_AT_ONCE..self.panels.min(units.end * PANELS_AT_ONCE);
+        (rows, panels)
     }
 }
 
@@ -218,16 +240,14 @@ impl<'a> Block<'a> {
         self.k.start == 0
     }
 
-    /// The tiles of one panel: the packed rows of each and the lines of its sums.
-    #[inline(always)]
-    fn tiles<'t>(
-        &'a self,
-        sums: &'t mut [F32x16],
-    ) -> impl Iterator<Item = (&'a [[f32; ROWS]], &'t mut [F32x16])> {
-        let first = self.rows.start / ROWS;
-        sums.chunks_mut(ROWS)
-            .enumerate()
-            .map(move |(index, sums)| (&self.x.panel(first + index)[self.k.clone()], sums))
+    /// The packed rows of a panel of the task.
+    fn x_steps(&self, panel: usize) -> &'a [[u32; ROWS]] {
+        self.x.steps(self.rows.start / ROWS + panel, self.k.clone())
+    }
+
+    /// The scale of the integers of a row of the task.
+    fn x_scale(&self, row: usize) -> f32 {
+        self.x.scale(self.rows.start + row, self.k.start / K_BLOCK)
     }
 }
 
@@ -242,7 +262,7 @@ struct Finish<'a> {
 struct RowEnd<'a> {
     sums: &'a F32x16,
     /// The row's side products, each in lane `lane` of a line; with `lora_b` the low-rank part.
-    side: &'a [[f32; ROWS]],
+    side: &'a [[u32; ROWS]],
     lane: usize,
     lora_b: &'a [F32x16],
     /// As long as `out`, or empty.
@@ -284,7 +304,7 @@ impl Finish<'_> {
                 let out = row * weights.n() + columns.start..row * weights.n() + columns.end;
                 end(RowEnd {
                     sums: &sums[row - rows.start],
-                    side: &self.rows.panel(row / ROWS)[weights.k()..],
+                    side: self.rows.side(row / ROWS),
                     lane: row % ROWS,
                     lora_b,
                     residual: match epilogue {
@@ -310,8 +330,9 @@ mod tests {
     use proptest::sample::select;
 
     use super::*;
+    use crate::Isa;
     use crate::gelu::gelu_of;
-    use crate::testing::{bits, cpus, uniform};
+    use crate::testing::{bits, cpu_of, cpus, uniform};
 
     /// Of the sum of the magnitudes of all terms: 256 roundings of a chain at most, 2^-24 each,
     /// and those of a few blocks; random signs keep the true error far below.
@@ -322,6 +343,8 @@ mod tests {
         F32,
         Bf16,
         F16,
+        Int16,
+        Int8,
     }
 
     /// A product with an adapter of `rank` on all rows but the first and last third.
@@ -347,7 +370,9 @@ mod tests {
                 .map(|x| (x * 8.0).round() / 8.0)
                 .collect();
             let bytes = match element {
-                Type::F32 => weights.iter().flat_map(|x| x.to_le_bytes()).collect(),
+                Type::F32 | Type::Int16 | Type::Int8 => {
+                    weights.iter().flat_map(|x| x.to_le_bytes()).collect()
+                }
                 Type::Bf16 => weights
                     .iter()
                     .flat_map(|x| ((x.to_bits() >> 16) as u16).to_le_bytes())
@@ -395,11 +420,17 @@ mod tests {
             // Two blocks, so that a panel takes rows from both.
             let (first, second) = self.bytes.split_at(n / 2 * self.bytes.len() / n);
             let blocks = [first, second].map(|bytes| match self.element {
-                Type::F32 => Rows::F32(bytes),
+                Type::F32 | Type::Int16 | Type::Int8 => Rows::F32(bytes),
                 Type::Bf16 => Rows::Bf16(bytes),
                 Type::F16 => Rows::F16(bytes),
             });
-            let weights = PackedMatrix::pack(cpu, &blocks, k);
+            let format = match self.element {
+                Type::F32 | Type::Bf16 | Type::F16 => Format::Float,
+                Type::Int16 => Format::Int16,
+                Type::Int8 => Format::Int8,
+            };
+            let weights = PackedMatrix::pack(cpu, &blocks, k, format);
+            assert_eq!(weights.format(), format);
             let lora = PackedLora::new(&self.lora_a, &self.lora_b, n, k, self.rank, 0.25);
             let segments: Vec<Segment<'_>> = rows
                 .clone()
@@ -430,7 +461,12 @@ mod tests {
                     .map(|(&x, &y)| f64::from(x) * f64::from(y))
                     .collect()
             };
-            let mut all = terms(&self.weights[column * self.k..][..self.k]);
+            let weights = &self.weights[column * self.k..][..self.k];
+            let mut all = match self.element {
+                Type::F32 | Type::Bf16 | Type::F16 => terms(weights),
+                Type::Int16 => rounded_terms(x, weights, 4095.0, 2047.0),
+                Type::Int8 => rounded_terms(x, weights, 127.0, 63.0),
+            };
             all.push(f64::from(self.bias[column]));
             if self.has_lora(row) {
                 for rank in 0..self.rank {
@@ -452,6 +488,28 @@ mod tests {
         }
     }
 
+    /// The products of numbers rounded to integers up to a largest one, in blocks of 256.
+    fn rounded_terms(x: &[f32], weights: &[f32], x_max: f32, weight_max: f32) -> Vec<f64> {
+        let rounded = |numbers: &[f32], max: f32| -> Vec<f64> {
+            let blocks = numbers.chunks(256).map(|block| {
+                let largest = block.iter().fold(0.0, |a: f32, b| a.max(b.abs()));
+                let magnitude = if largest > 0.0 { largest } else { 1.0 };
+                let number = move |x: &f32| {
+                    let integer = (x * (max / magnitude)).round_ties_even();
+                    assert!(integer.abs() <= max, "{x} of {magnitude} becomes {integer}");
+                    f64::from(integer) * f64::from(magnitude / max)
+                };
+                block.iter().map(number).collect::<Vec<_>>()
+            });
+            blocks.flatten().collect()
+        };
+        let (x, weights) = (rounded(x, x_max), rounded(weights, weight_max));
+        x.iter()
+            .zip(weights)
+            .map(|(x, weight)| x * weight)
+            .collect()
+    }
+
     /// Half precision of an eighth between -1 and 1.
     fn f16_bits(x: f32) -> u16 {
         let sign = if x.is_sign_negative() { 0x8000 } else { 0 };
@@ -469,7 +527,7 @@ mod tests {
             n in select(vec![1, 2, 15, 16, 17, 31, 48, 100]),
             k in select(vec![1, 7, 16, 31, 255, 256, 257, 520]),
             rank in 1_usize..=6,
-            element in select(vec![Type::F32, Type::Bf16, Type::F16]),
+            element in select(vec![Type::F32, Type::Bf16, Type::F16, Type::Int16, Type::Int8]),
             epilogue in 0_usize..3,
             seed: u64,
         ) {
@@ -490,10 +548,11 @@ mod tests {
             n in select(vec![1, 16, 17, 80]),
             k in select(vec![1, 256, 300]),
             threads in 1_usize..=3,
+            element in select(vec![Type::Bf16, Type::Int16, Type::Int8]),
             epilogue in 0_usize..3,
             seed: u64,
         ) {
-            let case = Case::new(seed, Type::Bf16, [m, n, k, 4]);
+            let case = Case::new(seed, element, [m, n, k, 4]);
             for (cpu, alone) in cpus(threads).iter().zip(cpus(1)) {
                 let batch = case.run(cpu, 0..m, epilogue);
                 for (row, batch) in batch.chunks_exact(n).enumerate() {
@@ -505,20 +564,100 @@ mod tests {
 
     #[test]
     fn many_rows_on_any_number_of_threads_have_the_same_bits() {
-        let case = Case::new(9, Type::Bf16, [450, 400, 700, 4]);
-        for epilogue in 0..3 {
-            let expected = cpus(1)
-                .iter()
-                .map(|cpu| bits(&case.run(cpu, 0..450, epilogue)))
-                .collect::<Vec<_>>();
-            for threads in [2, 3] {
-                for (cpu, expected) in cpus(threads).iter().zip(&expected) {
-                    assert_eq!(&bits(&case.run(cpu, 0..450, epilogue)), expected);
+        for element in [Type::Bf16, Type::Int16, Type::Int8] {
+            let case = Case::new(9, element, [450, 400, 700, 4]);
+            for (epilogue, alone) in (0..3).flat_map(|epilogue| {
+                let cpus = cpus(1).into_iter();
+                cpus.map(move |cpu| (epilogue, cpu))
+            }) {
+                let expected = bits(&case.run(&alone, 0..450, epilogue));
+                let found = bits(&case.run(&alone, 191..199, epilogue));
+                assert_eq!(found, expected[191 * 400..199 * 400]);
+                for threads in [2, 3] {
+                    let threads = threads.try_into().expect("not 0");
+                    let cpu = Cpu::new(alone.isa(), threads);
+                    assert_eq!(bits(&case.run(&cpu, 0..450, epilogue)), expected);
                 }
             }
-            for (cpu, expected) in cpus(1).iter().zip(&expected) {
-                let found = bits(&case.run(cpu, 191..199, epilogue));
-                assert_eq!(found, expected[191 * 400..199 * 400]);
+        }
+    }
+
+    #[test]
+    fn wider_registers_change_no_bit() {
+        let (Some(narrow), Some(mut wide)) = (cpu_of(Isa::Avx2), cpu_of(Isa::Avx512)) else {
+            return;
+        };
+        for element in [Type::F32, Type::Bf16, Type::Int16, Type::Int8] {
+            let case = Case::new(11, element, [29, 150, 300, 4]);
+            let expected = bits(&case.run(&narrow, 0..29, 1));
+            for is_wide in [false, true] {
+                wide.is_wide = is_wide;
+                assert_eq!(bits(&case.run(&wide, 0..29, 1)), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn the_largest_integers_do_not_overflow() {
+        // All numbers of one magnitude become the ends of the ranges.
+        for (k, sign) in [(256, 1.0), (256, -1.0), (512, 1.0)] {
+            let x = vec![3.0; k];
+            let bytes: Vec<u8> = vec![sign * 5.0; 17 * k]
+                .iter()
+                .flat_map(|x: &f32| x.to_le_bytes())
+                .collect();
+            for (cpu, format) in cpus(1)
+                .iter()
+                .flat_map(|cpu| [Format::Int16, Format::Int8].map(|format| (cpu, format)))
+            {
+                let operands = Product {
+                    x: &x,
+                    weights: &PackedMatrix::pack(cpu, &[Rows::F32(&bytes)], k, format),
+                    bias: &[0.0; 17],
+                    segments: &[Segment {
+                        rows: 0..1,
+                        lora: None,
+                    }],
+                    epilogue: Epilogue::Bias,
+                };
+                let mut out = [0.0; 17];
+                product(cpu, &mut GemmScratch::default(), &operands, &mut out);
+                let expected = sign * 15.0 * k as f32;
+                assert!(
+                    out.iter().all(|sum| (sum / expected - 1.0).abs() < 1e-6),
+                    "{out:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_finite_stays_so_in_its_row() {
+        let bytes: Vec<u8> = uniform(3, 20 * 64)
+            .iter()
+            .flat_map(|x| x.to_le_bytes())
+            .collect();
+        for (cpu, format) in cpus(1).iter().flat_map(|cpu| {
+            [Format::Float, Format::Int16, Format::Int8].map(|format| (cpu, format))
+        }) {
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let mut x = uniform(4, 2 * 64);
+                x[70] = bad;
+                let operands = Product {
+                    x: &x,
+                    weights: &PackedMatrix::pack(cpu, &[Rows::F32(&bytes)], 64, format),
+                    bias: &[0.0; 20],
+                    segments: &[Segment {
+                        rows: 0..2,
+                        lora: None,
+                    }],
+                    epilogue: Epilogue::Bias,
+                };
+                let mut out = [0.0; 40];
+                product(cpu, &mut GemmScratch::default(), &operands, &mut out);
+                let (good, bad) = out.split_at(20);
+                assert!(good.iter().all(|x| x.is_finite()), "{good:?}");
+                assert!(bad.iter().all(|x| !x.is_finite()), "{bad:?}");
             }
         }
     }
@@ -539,7 +678,12 @@ mod tests {
         ];
         for cpu in cpus(1) {
             for (half, expected) in cases {
-                let weights = PackedMatrix::pack(&cpu, &[Rows::F16(&u16::to_le_bytes(half))], 1);
+                let weights = PackedMatrix::pack(
+                    &cpu,
+                    &[Rows::F16(&u16::to_le_bytes(half))],
+                    1,
+                    Format::Float,
+                );
                 let Lines::F32(lines) = weights.lines(0..1, 0..1) else {
                     panic!("half precision is widened");
                 };
@@ -552,7 +696,7 @@ mod tests {
     fn bf16_stays_half_as_large() {
         for cpu in cpus(1) {
             let bytes = [0; 2 * 20 * 3];
-            let packed = PackedMatrix::pack(&cpu, &[Rows::Bf16(&bytes)], 3);
+            let packed = PackedMatrix::pack(&cpu, &[Rows::Bf16(&bytes)], 3, Format::Float);
             assert_eq!(
                 (packed.n(), packed.k(), packed.bytes()),
                 (20, 3, 2 * 32 * 3)
@@ -571,7 +715,7 @@ mod tests {
         let bytes: Vec<u8> = eighths(12).flat_map(f32::to_le_bytes).collect();
         let lora = PackedLora::new(&[1.0, -2.0, 0.5], &[-1.0, 0.0, 1.0, 2.0], 4, 3, 1, 0.25);
         for cpu in cpus(1) {
-            let weights = PackedMatrix::pack(&cpu, &[Rows::F32(&bytes)], 3);
+            let weights = PackedMatrix::pack(&cpu, &[Rows::F32(&bytes)], 3, Format::Float);
             let operands = Product {
                 x: &x,
                 weights: &weights,

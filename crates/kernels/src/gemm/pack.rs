@@ -1,11 +1,12 @@
-//! Operands in the order in which the tile reads them.
+//! Weights and adapters in the order in which the tile reads them.
 
+use std::convert::identity;
 use std::ops::Range;
 
-use super::{K_BLOCK, Product};
+use super::K_BLOCK;
+use super::integers::{HEAD, INT8, INT16, Integers, k_blocks};
 use crate::Cpu;
-use crate::isa::per_isa;
-use crate::tile::{Bf16x16, COLUMNS, F32x16, ROWS};
+use crate::tile::{Bf16x16, COLUMNS, F32x16, Words};
 
 /// Rows of a weight matrix as a file holds them: row-major [n, k], little-endian, any alignment.
 #[derive(Clone, Copy, Debug)]
@@ -86,8 +87,21 @@ fn widen_f16(half: u16) -> f32 {
     f32::from_bits(sign | widened)
 }
 
+/// How packed weights are kept, which decides the arithmetic of their products.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Format {
+    /// As they came, bf16 or f32; products in f32.
+    Float,
+    /// 12-bit integers by 13-bit rows, in 16 bits each.
+    Int16,
+    /// 7-bit integers by 8-bit rows, in 8 bits each.
+    Int8,
+}
+
 /// Weights [n, k], packed: for each block of k, for each panel of 16 rows of the matrix (columns
-/// of the product), one line of 16 numbers a step of k. The last panel is filled with zeros.
+/// of the product), one line for each number of k in f32, two of 16 bits or four of 8.
+/// Integer panels have a head before their steps. What is left over is filled with zeros.
 pub struct PackedMatrix {
     n: usize,
     k: usize,
@@ -97,43 +111,52 @@ pub struct PackedMatrix {
 enum PackedLines {
     F32(Vec<F32x16>),
     Bf16(Vec<Bf16x16>),
+    Int16(Vec<Words>),
+    Int8(Vec<Words>),
 }
 
-/// Lines of consecutive panels for one block of k: [panels, steps].
+/// Lines of consecutive panels for one block of k: [panels, head + steps].
 #[derive(Clone, Copy)]
 pub(super) enum Lines<'a> {
     F32(&'a [F32x16]),
     Bf16(&'a [Bf16x16]),
+    Int16(&'a [Words]),
+    Int8(&'a [Words]),
 }
 
 impl PackedMatrix {
-    /// Packs blocks of rows of length `k`, stacked. bf16 stays bf16 if all blocks have it;
-    /// otherwise the numbers are widened to f32, which is exact.
+    /// Packs blocks of rows of length `k`, stacked. With [`Format::Float`] bf16 stays bf16 if all
+    /// blocks have it; otherwise the numbers are widened to f32, which is exact.
     ///
     /// # Panics
     /// If `k` is 0 or a block is no whole number of rows.
-    pub fn pack(cpu: &Cpu, blocks: &[Rows<'_>], k: usize) -> PackedMatrix {
+    pub fn pack(cpu: &Cpu, blocks: &[Rows<'_>], k: usize, format: Format) -> PackedMatrix {
         assert!(k > 0, "weights without columns");
         let rows: Vec<Rows<'_>> = blocks.iter().flat_map(|block| block.split(k)).collect();
-        let lines = if rows.iter().all(|row| matches!(row, Rows::Bf16(_))) {
-            PackedLines::Bf16(pack_lines(
-                cpu,
-                &rows,
-                k,
-                |line: &mut Bf16x16, lane, number| {
-                    let shift = if lane < COLUMNS / 2 { 16 } else { 0 };
-                    line.0[lane % (COLUMNS / 2)] |= number.to_bits() >> shift;
-                },
-            ))
-        } else {
-            PackedLines::F32(pack_lines(
-                cpu,
-                &rows,
-                k,
-                |line: &mut F32x16, lane, number| {
-                    line.0[lane] = number;
-                },
-            ))
+        let is_bf16 = rows.iter().all(|row| matches!(row, Rows::Bf16(_)));
+        let integers = |integers: Integers| {
+            let len = |k| HEAD + integers.words(k);
+            pack_lines(cpu, &rows, k, len, |columns, lines| {
+                integers.pack_panel(columns, lines);
+            })
+        };
+        let lines = match format {
+            Format::Float if is_bf16 => {
+                PackedLines::Bf16(pack_lines(cpu, &rows, k, identity, |columns, lines| {
+                    for (step, line) in lines.iter_mut().enumerate() {
+                        *line = Bf16x16::narrow(&columns.map(|column| column[step]));
+                    }
+                }))
+            }
+            Format::Float => {
+                PackedLines::F32(pack_lines(cpu, &rows, k, identity, |columns, lines| {
+                    for (step, line) in lines.iter_mut().enumerate() {
+                        *line = F32x16(columns.map(|column| column[step]));
+                    }
+                }))
+            }
+            Format::Int16 => PackedLines::Int16(integers(INT16)),
+            Format::Int8 => PackedLines::Int8(integers(INT8)),
         };
         PackedMatrix {
             n: rows.len(),
@@ -152,11 +175,29 @@ impl PackedMatrix {
         self.k
     }
 
+    /// How the weights are kept.
+    pub fn format(&self) -> Format {
+        match self.lines {
+            PackedLines::F32(_) | PackedLines::Bf16(_) => Format::Float,
+            PackedLines::Int16(_) => Format::Int16,
+            PackedLines::Int8(_) => Format::Int8,
+        }
+    }
+
     /// Memory that it takes.
     pub fn bytes(&self) -> usize {
         match &self.lines {
             PackedLines::F32(lines) => size_of_val(&lines[..]),
             PackedLines::Bf16(lines) => size_of_val(&lines[..]),
+            PackedLines::Int16(lines) | PackedLines::Int8(lines) => size_of_val(&lines[..]),
+        }
+    }
+
+    pub(super) fn integers(&self) -> Option<Integers> {
+        match self.lines {
+            PackedLines::F32(_) | PackedLines::Bf16(_) => None,
+            PackedLines::Int16(_) => Some(INT16),
+            PackedLines::Int8(_) => Some(INT8),
         }
     }
 
@@ -171,42 +212,58 @@ impl PackedMatrix {
 
     /// The blocks of k, in order.
     pub(super) fn k_blocks(&self) -> impl Iterator<Item = Range<usize>> {
-        let k = self.k;
-        (0..k)
-            .step_by(K_BLOCK)
-            .map(move |start| start..k.min(start + K_BLOCK))
+        k_blocks(self.k)
+    }
+
+    /// Lines of a panel for a block of `k` numbers.
+    fn panel_len(&self, k: usize) -> usize {
+        match self.lines {
+            PackedLines::F32(_) | PackedLines::Bf16(_) => k,
+            PackedLines::Int16(_) => HEAD + INT16.words(k),
+            PackedLines::Int8(_) => HEAD + INT8.words(k),
+        }
     }
 
     /// The lines of some panels for one of `k_blocks`.
     pub(super) fn lines(&self, k: Range<usize>, panels: Range<usize>) -> Lines<'_> {
-        let start = k.start * self.panels();
-        let range = start + panels.start * k.len()..start + panels.end * k.len();
+        let full_blocks = k.start / K_BLOCK * self.panels() * self.panel_len(K_BLOCK);
+        let panel_len = self.panel_len(k.len());
+        let range = full_blocks + panels.start * panel_len..full_blocks + panels.end * panel_len;
         match &self.lines {
             PackedLines::F32(lines) => Lines::F32(&lines[range]),
             PackedLines::Bf16(lines) => Lines::Bf16(&lines[range]),
+            PackedLines::Int16(lines) => Lines::Int16(&lines[range]),
+            PackedLines::Int8(lines) => Lines::Int8(&lines[range]),
         }
     }
 }
 
-/// The lines of a whole matrix; `put(line, lane, number)` sets one number of a line of zeros.
+/// The lines of a whole matrix; `fill` sets those of one panel and block of k from the numbers of
+/// its columns, which are zeros past the last one. `panel_len` is how many lines that takes.
 fn pack_lines<L: Copy + Default + Send>(
     cpu: &Cpu,
     rows: &[Rows<'_>],
     k: usize,
-    put: impl Fn(&mut L, usize, f32) + Sync,
+    panel_len: impl Fn(usize) -> usize,
+    fill: impl Fn(&[[f32; K_BLOCK]; COLUMNS], &mut [L]) + Sync,
 ) -> Vec<L> {
-    let mut lines = vec![L::default(); rows.len().div_ceil(COLUMNS) * k];
-    let block_len = rows.len().div_ceil(COLUMNS) * K_BLOCK;
-    for (index, block) in lines.chunks_mut(block_len.max(1)).enumerate() {
-        let k = index * K_BLOCK..k.min((index + 1) * K_BLOCK);
-        cpu.pool().for_each_chunk(block, k.len(), &|panel, lines| {
-            let rows = rows.iter().skip(panel * COLUMNS).take(COLUMNS);
-            for (lane, row) in rows.enumerate() {
-                row.each(k.clone(), |step, number| {
-                    put(&mut lines[step], lane, number)
-                });
-            }
-        });
+    let panels = rows.len().div_ceil(COLUMNS);
+    let len = |k: Range<usize>| panels * panel_len(k.len());
+    let mut lines = vec![L::default(); k_blocks(k).map(len).sum()];
+    let mut rest = &mut lines[..];
+    for k in k_blocks(k) {
+        let (block, next) = rest.split_at_mut(len(k.clone()));
+        rest = next;
+        let panel_len = panel_len(k.len());
+        cpu.pool()
+            .for_each_chunk(block, panel_len, &|panel, lines| {
+                let mut columns = [[0.0; K_BLOCK]; COLUMNS];
+                let rows = rows.iter().skip(panel * COLUMNS);
+                for (row, column) in rows.zip(&mut columns) {
+                    row.each(k.clone(), |step, number| column[step] = number);
+                }
+                fill(&columns, lines);
+            });
     }
     lines
 }
@@ -266,78 +323,17 @@ impl PackedLora {
         self.k
     }
 
+    pub(super) fn rank(&self) -> usize {
+        self.rank
+    }
+
+    /// [rank, k].
+    pub(super) fn lora_a(&self) -> &[f32] {
+        &self.lora_a
+    }
+
     /// The lines of `scale · lora_b` for one panel, one a rank.
     pub(super) fn panel(&self, panel: usize) -> &[F32x16] {
         &self.lora_b[panel * self.rank..][..self.rank]
-    }
-}
-
-/// Rows of `x` in panels of 6: for each panel one line a step of k, then one line for each side
-/// product `x · lora_aᵀ`. Lanes past the last row are not read.
-#[derive(Default)]
-pub(super) struct PackedRows {
-    /// Lines of a panel: k and the highest rank of the call.
-    depth: usize,
-    lines: Vec<[f32; ROWS]>,
-}
-
-impl PackedRows {
-    /// Replaces the content by the rows and side products of a product.
-    pub(super) fn pack(&mut self, cpu: &Cpu, product: &Product<'_>) {
-        let Product {
-            x,
-            weights,
-            segments,
-            ..
-        } = product;
-        let k = weights.k();
-        let ranks = segments
-            .iter()
-            .flat_map(|segment| segment.lora)
-            .map(|lora| lora.rank);
-        let depth = k + ranks.max().unwrap_or(0);
-        let row_count = x.len() / k;
-        self.depth = depth;
-        self.lines
-            .resize(row_count.div_ceil(ROWS) * depth, [0.0; ROWS]);
-        cpu.pool()
-            .for_each_chunk(&mut self.lines, depth, &|panel, lines| {
-                let (steps, side) = lines.split_at_mut(k);
-                let rows = panel * ROWS..row_count.min((panel + 1) * ROWS);
-                interleave(&x[rows.start * k..rows.end * k], steps);
-                for (lane, row) in rows.enumerate() {
-                    let segment = segments.partition_point(|segment| segment.rows.end <= row);
-                    if let Some(lora) = segments[segment].lora {
-                        let x = &x[row * k..(row + 1) * k];
-                        per_isa!(
-                            cpu.isa(),
-                            portable => super::portable::side_products(x, &lora.lora_a, lane, side),
-                            avx2 => super::avx2::side_products(x, &lora.lora_a, lane, side),
-                        );
-                    }
-                }
-            });
-    }
-
-    /// The lines of a panel: k steps, then the side products.
-    pub(super) fn panel(&self, panel: usize) -> &[[f32; ROWS]] {
-        &self.lines[panel * self.depth..][..self.depth]
-    }
-}
-
-/// Transposes up to 6 rows, each as long as `lines`.
-fn interleave(rows: &[f32], lines: &mut [[f32; ROWS]]) {
-    let k = lines.len();
-    if rows.len() == ROWS * k {
-        let rows: [&[f32]; ROWS] = std::array::from_fn(|row| &rows[row * k..][..k]);
-        for (step, line) in lines.iter_mut().enumerate() {
-            *line = std::array::from_fn(|row| rows[row][step]);
-        }
-    } else {
-        for (lane, row) in rows.chunks_exact(k).enumerate() {
-            for (line, number) in lines.iter_mut().zip(row) {
-                line[lane] = *number;
-            }
-        }
     }
 }

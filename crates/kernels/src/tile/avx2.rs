@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Bf16x16, F32x16};
+use super::{Bf16x16, F32x16, Words};
 use crate::avx2::{load, load_words, store};
 
 /// Sixteen lanes in two registers.
@@ -26,6 +26,14 @@ pub(crate) fn load_bf16_line(line: &Bf16x16) -> Pair {
         _mm256_castsi256_ps(_mm256_slli_epi32::<16>(words)),
         _mm256_castsi256_ps(_mm256_and_si256(words, high)),
     ]
+}
+
+/// Reads a line of words.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+pub(crate) fn load_words_of(line: &Words) -> [__m256i; 2] {
+    let halves = line.0.as_chunks().0;
+    [load_words(&halves[0]), load_words(&halves[1])]
 }
 
 /// Writes a line.

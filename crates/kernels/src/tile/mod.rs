@@ -25,6 +25,12 @@ pub(crate) struct F32x16(pub(crate) [f32; COLUMNS]);
 #[repr(C, align(32))]
 pub(crate) struct Bf16x16(pub(crate) [u32; COLUMNS / 2]);
 
+/// One step of k for 16 columns of integer weights: word j holds, lowest first, the next two
+/// 16-bit or four 8-bit weights of column j. Also 16 f32 or i32 as bits.
+#[derive(Clone, Copy, Default)]
+#[repr(C, align(64))]
+pub(crate) struct Words(pub(crate) [u32; COLUMNS]);
+
 impl F32x16 {
     /// Up to 16 numbers, then zeros.
     pub(crate) fn padded(numbers: &[f32]) -> F32x16 {
@@ -35,6 +41,14 @@ impl F32x16 {
 }
 
 impl Bf16x16 {
+    /// The upper halves of 16 numbers.
+    pub(crate) fn narrow(numbers: &[f32; COLUMNS]) -> Bf16x16 {
+        let (low, high) = numbers.split_at(COLUMNS / 2);
+        Bf16x16(std::array::from_fn(|word| {
+            low[word].to_bits() >> 16 | high[word].to_bits() & 0xffff_0000
+        }))
+    }
+
     /// The same numbers in f32; exact.
     pub(crate) fn widen(&self) -> F32x16 {
         let mut lanes = F32x16::default();

@@ -1,0 +1,78 @@
+//! The precision ladder: how the weight products are computed, chosen by the user.
+
+use std::fmt;
+use std::str::FromStr;
+
+use quintet_kernels::gemm::Format;
+
+/// Arithmetic of the weight products. Adapters, attention, norms and sums are f32 in each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Precision {
+    /// f32 arithmetic on the checkpoint's own weights: the reference to 1e-5 per component.
+    #[default]
+    Exact,
+    /// 12-bit weights by 13-bit activations: nearer to `Exact` than arithmetic in bf16 is.
+    Balanced,
+    /// 7-bit weights by 8-bit activations, in half the memory.
+    Fast,
+}
+
+impl Precision {
+    /// Every precision, most exact first.
+    pub const ALL: &[Precision] = &[Precision::Exact, Precision::Balanced, Precision::Fast];
+
+    /// How the weights of a layer are kept.
+    pub(crate) fn format(self) -> Format {
+        match self {
+            Self::Exact => Format::Float,
+            Self::Balanced => Format::Int16,
+            Self::Fast => Format::Int8,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::Balanced => "balanced",
+            Self::Fast => "fast",
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(self.name())
+    }
+}
+
+impl FromStr for Precision {
+    type Err = UnknownPrecision;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let named = |precision: &&Self| precision.name() == text;
+        let found = Self::ALL.iter().find(named).copied();
+        found.ok_or_else(|| UnknownPrecision { found: text.into() })
+    }
+}
+
+/// A text that names no precision.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("precision `{found}`, expected `exact`, `balanced` or `fast`")]
+pub struct UnknownPrecision {
+    found: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_round_trip() {
+        for precision in Precision::ALL {
+            assert_eq!(precision.to_string().parse(), Ok(*precision));
+        }
+        let error = "f16".parse::<Precision>().unwrap_err();
+        assert!(error.to_string().contains("`f16`"), "{error}");
+    }
+}

@@ -1,0 +1,96 @@
+//! Matrix products with AVX-512, integer ones with VNNI.
+
+use std::arch::x86_64::*;
+
+use super::integers::HEAD;
+use super::walk::{Place, Steps, walk};
+use super::{Block, Lines, avx2};
+use crate::avx2::prefetch;
+use crate::avx512::{load_bf16_line, load_line, load_words, store_line};
+use crate::tile::{F32x16, Words};
+
+/// See [`super::portable::multiply`]. Unless `is_wide`, products in f32 are those of AVX2: the same
+/// bits, sooner.
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn multiply(block: &Block<'_>, is_wide: bool, tile: &mut [F32x16]) {
+    match block.weights {
+        Lines::F32(_) | Lines::Bf16(_) if !is_wide => avx2::multiply(block, tile),
+        Lines::F32(lines) => multiply_lines(block, lines, |line| load_line(line), tile),
+        Lines::Bf16(lines) => multiply_lines(block, lines, |line| load_bf16_line(line), tile),
+        Lines::Int16(lines) => multiply_integers(
+            block,
+            lines,
+            |sums, x, weights| _mm512_dpwssd_epi32(sums, x, weights),
+            tile,
+        ),
+        Lines::Int8(lines) => multiply_integers(
+            block,
+            lines,
+            |sums, x, weights| _mm512_dpbusd_epi32(sums, x, weights),
+            tile,
+        ),
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn multiply_lines<L>(
+    block: &Block<'_>,
+    lines: &[L],
+    load: impl Fn(&L) -> __m512,
+    tile: &mut [F32x16],
+) {
+    let is_first = block.is_first();
+    let steps = Steps {
+        zero: _mm512_setzero_ps(),
+        load,
+        prefetch: |line: &L| prefetch(line),
+        multiply_add: |x, columns: &__m512, sums| {
+            _mm512_fmadd_ps(_mm512_set1_ps(f32::from_bits(x)), *columns, sums)
+        },
+        add: |sums, _, line: &mut F32x16| {
+            let sums = if is_first {
+                sums
+            } else {
+                _mm512_add_ps(load_line(line), sums)
+            };
+            store_line(line, sums);
+        },
+    };
+    walk::<4, 4, 4, 4, 4, 4, _, _, _>(block, lines, 0, &steps, tile);
+}
+
+/// `dot` multiplies the numbers of words and adds those of each word to its sum.
+#[inline]
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn multiply_integers(
+    block: &Block<'_>,
+    lines: &[Words],
+    dot: impl Fn(__m512i, __m512i, __m512i) -> __m512i,
+    tile: &mut [F32x16],
+) {
+    let is_first = block.is_first();
+    let panel_len = lines.len() / (tile.len() / block.rows.len());
+    let steps = Steps {
+        zero: _mm512_setzero_si512(),
+        load: |line: &Words| load_words(line),
+        prefetch: |line: &Words| prefetch(line),
+        multiply_add: |x: u32, columns: &__m512i, sums| {
+            dot(sums, _mm512_set1_epi32(x.cast_signed()), *columns)
+        },
+        add: |sums, place: Place, line: &mut F32x16| {
+            let head = &lines[place.panel * panel_len..][..HEAD];
+            let (scales, offsets) = (load_words(&head[0]), load_words(&head[1]));
+            let sums = _mm512_cvtepi32_ps(_mm512_sub_epi32(sums, offsets));
+            let scaled = _mm512_mul_ps(sums, _mm512_castsi512_ps(scales));
+            let x_scale = _mm512_set1_ps(block.x_scale(place.row));
+            let start = if is_first {
+                _mm512_setzero_ps()
+            } else {
+                load_line(line)
+            };
+            store_line(line, _mm512_fmadd_ps(scaled, x_scale, start));
+        },
+    };
+    walk::<4, 4, 4, 4, 4, 4, _, _, _>(block, lines, HEAD, &steps, tile);
+}

@@ -1,0 +1,158 @@
+//! The rows of x in the order in which the tile reads them.
+
+use std::ops::Range;
+
+use super::integers::{Integers, WORDS, k_blocks};
+use super::{K_BLOCK, Product, Segment};
+use crate::Cpu;
+use crate::isa::per_isa;
+use crate::tile::ROWS;
+
+/// Rows of `x` in panels of 6, one lane a row: for each panel one line a step of k (the bits of a
+/// number, or a word of integers), for integers the scale of each block of k, then each side
+/// product `x · lora_aᵀ`. Lanes past the last row are not read.
+#[derive(Default)]
+pub(super) struct PackedRows {
+    integers: Option<Integers>,
+    /// Steps of a panel.
+    steps: usize,
+    /// Scales of a panel.
+    blocks: usize,
+    /// Lines of a panel: steps, scales and the highest rank of the call.
+    depth: usize,
+    lines: Vec<[u32; ROWS]>,
+}
+
+impl PackedRows {
+    /// Replaces the content by the rows and side products of a product.
+    pub(super) fn pack(&mut self, cpu: &Cpu, product: &Product<'_>) {
+        let Product {
+            x,
+            weights,
+            segments,
+            ..
+        } = product;
+        let k = weights.k();
+        let integers = weights.integers();
+        let blocks = if integers.is_some() {
+            k.div_ceil(K_BLOCK)
+        } else {
+            0
+        };
+        let loras = segments.iter().flat_map(|segment| segment.lora);
+        let ranks = loras.map(|lora| lora.rank()).max().unwrap_or(0);
+        self.integers = integers;
+        self.steps = integers.map_or(k, |integers| integers.words(k));
+        self.blocks = blocks;
+        self.depth = self.steps + blocks + ranks;
+        let row_count = x.len() / k;
+        self.lines
+            .resize(row_count.div_ceil(ROWS) * self.depth, [0; ROWS]);
+        let steps = self.steps;
+        let work = |panel, lines: &mut [[u32; ROWS]]| {
+            let rows = panel * ROWS..row_count.min((panel + 1) * ROWS);
+            let (steps, rest) = lines.split_at_mut(steps);
+            let (scales, side) = rest.split_at_mut(blocks);
+            let x = &x[rows.start * k..rows.end * k];
+            match integers {
+                Some(integers) => interleave_integers(cpu, integers, x, k, steps, scales),
+                None => interleave(x, k, steps, |number| number.to_bits()),
+            }
+            side_products(cpu, rows, x, segments, side);
+        };
+        cpu.pool()
+            .for_each_chunk(&mut self.lines, self.depth, &work);
+    }
+
+    /// The steps of a panel over one block of k.
+    pub(super) fn steps(&self, panel: usize, k: Range<usize>) -> &[[u32; ROWS]] {
+        let steps = match self.integers {
+            Some(integers) => integers.words(k.start)..integers.words(k.end),
+            None => k,
+        };
+        &self.lines[panel * self.depth..][steps]
+    }
+
+    /// The scale of the integers of a row in one block of k.
+    pub(super) fn scale(&self, row: usize, block: usize) -> f32 {
+        f32::from_bits(self.lines[row / ROWS * self.depth + self.steps + block][row % ROWS])
+    }
+
+    /// The side products of a panel, as bits.
+    pub(super) fn side(&self, panel: usize) -> &[[u32; ROWS]] {
+        &self.lines[panel * self.depth..][self.steps + self.blocks..self.depth]
+    }
+}
+
+/// Transposes up to 6 rows of length `len`.
+fn interleave<T: Copy>(rows: &[T], len: usize, lines: &mut [[u32; ROWS]], bits: impl Fn(T) -> u32) {
+    if rows.len() == ROWS * len {
+        let rows: [&[T]; ROWS] = std::array::from_fn(|row| &rows[row * len..][..len]);
+        for (step, line) in lines.iter_mut().enumerate() {
+            *line = std::array::from_fn(|row| bits(rows[row][step]));
+        }
+    } else {
+        for (lane, row) in rows.chunks_exact(len).enumerate() {
+            for (line, number) in lines.iter_mut().zip(row) {
+                line[lane] = bits(*number);
+            }
+        }
+    }
+}
+
+/// The same for the integers of the rows, block by block, with their scales.
+fn interleave_integers(
+    cpu: &Cpu,
+    integers: Integers,
+    x: &[f32],
+    k: usize,
+    steps: &mut [[u32; ROWS]],
+    scales: &mut [[u32; ROWS]],
+) {
+    let mut words = [0; ROWS * WORDS];
+    for (k_block, scales) in k_blocks(k).zip(scales) {
+        let len = integers.words(k_block.len());
+        let rows = x.len() / k;
+        for ((x, words), scale) in x
+            .chunks_exact(k)
+            .zip(words.chunks_exact_mut(len))
+            .zip(scales)
+        {
+            let numbers = &x[k_block.clone()];
+            *scale = per_isa!(
+                cpu.isa(),
+                portable => integers.pack_row(numbers, words),
+                avx2 => super::avx2::pack_row(integers, numbers, words),
+            )
+            .to_bits();
+        }
+        let first = integers.words(k_block.start);
+        interleave(
+            &words[..rows * len],
+            len,
+            &mut steps[first..first + len],
+            |word| word,
+        );
+    }
+}
+
+/// The side products of some rows, each with the adapter of its segment.
+fn side_products(
+    cpu: &Cpu,
+    rows: Range<usize>,
+    x: &[f32],
+    segments: &[Segment<'_>],
+    side: &mut [[u32; ROWS]],
+) {
+    let k = x.len() / rows.len();
+    for ((lane, row), x) in rows.enumerate().zip(x.chunks_exact(k)) {
+        let segment = segments.partition_point(|segment| segment.rows.end <= row);
+        if let Some(lora) = segments[segment].lora {
+            per_isa!(
+                cpu.isa(),
+                portable => super::portable::side_products(x, lora.lora_a(), lane, side),
+                avx2 => super::avx2::side_products(x, lora.lora_a(), lane, side),
+            );
+        }
+    }
+}
