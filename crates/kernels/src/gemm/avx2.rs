@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::integers::{HEAD, Integers, Scale};
+use super::integers::{HEAD, Integers, RowScale};
 use super::walk::{Place, Steps, walk};
 use super::{Block, Finish, Lines};
 use crate::avx2::{load, load_partial, prefetch, store, store_partial, store_words, sum};
@@ -90,11 +90,13 @@ fn multiply_integers(
         },
         add: |sums: IntegerPair, place: Place, line: &mut F32x16| {
             let head = &lines[place.panel * panel_len..][..HEAD];
-            let (scales, offsets) = (load_words_of(&head[0]), load_words_of(&head[1]));
-            let x_scale = _mm256_set1_ps(block.x_scale(place.row));
+            let (scales, weights) = (load_words_of(&head[0]), load_words_of(&head[1]));
+            let (x_scale, x_zero) = block.x_scale(place.row);
+            let (x_scale, x_zero) = (_mm256_set1_ps(x_scale), _mm256_set1_epi32(x_zero));
             let start = if is_first { zero() } else { load_line(line) };
             let half = |half: usize| {
-                let sum = _mm256_cvtepi32_ps(_mm256_sub_epi32(sums[half], offsets[half]));
+                let sum = _mm256_sub_epi32(sums[half], _mm256_mullo_epi32(weights[half], x_zero));
+                let sum = _mm256_cvtepi32_ps(sum);
                 let scaled = _mm256_mul_ps(sum, _mm256_castsi256_ps(scales[half]));
                 _mm256_fmadd_ps(scaled, x_scale, start[half])
             };
@@ -106,7 +108,7 @@ fn multiply_integers(
 
 /// See [`Integers::pack_row`]: the same bits.
 #[target_feature(enable = "avx2,fma")]
-pub(super) fn pack_row(integers: Integers, numbers: &[f32], words: &mut [u32]) -> f32 {
+pub(super) fn pack_row(integers: Integers, numbers: &[f32], words: &mut [u32]) -> RowScale {
     // Whole groups of 32 numbers: every block of k but an odd last one.
     let (groups, []) = numbers.as_chunks::<32>() else {
         return integers.pack_row(numbers, words);
@@ -120,40 +122,53 @@ pub(super) fn pack_row(integers: Integers, numbers: &[f32], words: &mut [u32]) -
             load(&quarters[3]),
         ]
     };
-    let positive = _mm256_set1_epi32(i32::MAX);
-    let mut largest = _mm256_setzero_si256();
+    let (mut least, mut largest) = (_mm256_setzero_ps(), _mm256_setzero_ps());
+    // Magnitudes are ordered as their bits are, with infinity and NaN above all numbers.
+    let mut magnitude = _mm256_setzero_si256();
     for group in groups {
         for lanes in quarters(group) {
-            let magnitude = _mm256_and_si256(_mm256_castps_si256(lanes), positive);
-            largest = _mm256_max_epu32(largest, magnitude);
+            least = _mm256_min_ps(lanes, least);
+            largest = _mm256_max_ps(lanes, largest);
+            let bits = _mm256_and_si256(_mm256_castps_si256(lanes), _mm256_set1_epi32(i32::MAX));
+            magnitude = _mm256_max_epu32(magnitude, bits);
         }
     }
-    let mut magnitudes = [0; 8];
-    store_words(&mut magnitudes, largest);
-    let largest = magnitudes.into_iter().max().unwrap_or(0);
-    let Scale { scale, inverse } = Scale::new(f32::from_bits(largest), integers.row_max);
-    let inverse = _mm256_set1_ps(inverse);
+    let [mut lows, mut highs] = [[0.0; 8]; 2];
+    store(&mut lows, least);
+    store(&mut highs, largest);
+    let mut bits = [0; 8];
+    store_words(&mut bits, magnitude);
+    let is_finite = bits.iter().all(|bits| f32::from_bits(*bits).is_finite());
+    let least = lows.into_iter().fold(0.0, f32::min);
+    let largest = highs.into_iter().fold(0.0, f32::max);
+    let scale = integers.row_scale(least, largest, is_finite);
+    if !is_finite {
+        words.fill(0);
+        return scale;
+    }
+    let inverse = _mm256_set1_ps(scale.inverse);
+    let zero = _mm256_set1_epi32(scale.zero);
     // Packing takes the halves of both registers in turn.
     let in_order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-    let offset = _mm256_set1_epi8(i8::MIN);
     let mut words = words.as_chunks_mut::<8>().0.iter_mut();
     for group in groups {
-        let [a, b, c, d] =
-            quarters(group).map(|lanes| _mm256_cvtps_epi32(_mm256_mul_ps(lanes, inverse)));
+        let [a, b, c, d] = quarters(group)
+            .map(|lanes| _mm256_add_epi32(_mm256_cvtps_epi32(_mm256_mul_ps(lanes, inverse)), zero));
         let (low, high) = (_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
         let mut put = |lanes| {
             if let Some(words) = words.next() {
                 store_words(words, lanes);
             }
         };
-        if integers.per_word == 2 {
-            put(_mm256_permute4x64_epi64::<0b11_01_10_00>(low));
-            put(_mm256_permute4x64_epi64::<0b11_01_10_00>(high));
-        } else {
-            let bytes = _mm256_packs_epi16(low, high);
-            let bytes = _mm256_permutevar8x32_epi32(bytes, in_order);
-            // Adds 128 to each.
-            put(_mm256_xor_si256(bytes, offset));
+        match integers {
+            Integers::Bits16 => {
+                put(_mm256_permute4x64_epi64::<0b11_01_10_00>(low));
+                put(_mm256_permute4x64_epi64::<0b11_01_10_00>(high));
+            }
+            Integers::Bits8 => {
+                let bytes = _mm256_packus_epi16(low, high);
+                put(_mm256_permutevar8x32_epi32(bytes, in_order));
+            }
         }
     }
     scale

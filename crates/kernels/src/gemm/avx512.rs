@@ -80,16 +80,20 @@ fn multiply_integers(
         },
         add: |sums, place: Place, line: &mut F32x16| {
             let head = &lines[place.panel * panel_len..][..HEAD];
-            let (scales, offsets) = (load_words(&head[0]), load_words(&head[1]));
-            let sums = _mm512_cvtepi32_ps(_mm512_sub_epi32(sums, offsets));
+            let (scales, weights) = (load_words(&head[0]), load_words(&head[1]));
+            let (x_scale, x_zero) = block.x_scale(place.row);
+            let zeros = _mm512_mullo_epi32(weights, _mm512_set1_epi32(x_zero));
+            let sums = _mm512_cvtepi32_ps(_mm512_sub_epi32(sums, zeros));
             let scaled = _mm512_mul_ps(sums, _mm512_castsi512_ps(scales));
-            let x_scale = _mm512_set1_ps(block.x_scale(place.row));
             let start = if is_first {
                 _mm512_setzero_ps()
             } else {
                 load_line(line)
             };
-            store_line(line, _mm512_fmadd_ps(scaled, x_scale, start));
+            store_line(
+                line,
+                _mm512_fmadd_ps(scaled, _mm512_set1_ps(x_scale), start),
+            );
         },
     };
     walk::<4, 4, 4, 4, 4, 4, _, _, _>(block, lines, HEAD, &steps, tile);

@@ -1,138 +1,179 @@
 //! Integer weights and rows: ranges, scales and rounding, the same on every machine.
 //!
-//! A number is kept as `scale · integer`, with one scale for each column of the product (a row of
-//! the weights) and one for each row of `x`, both anew for every block of 256 steps of k: the
-//! largest magnitude of those numbers becomes the largest integer of the range. Within a block the
-//! products are summed as 32-bit integers, which is exact; the blocks are added in f32, in order.
-//! A scale of a block instead of the whole row keeps what one large number spoils to its block.
+//! A weight is kept as `scale · integer`, a number of a row as `scale · (integer - zero)`, with one
+//! scale for each column of the product (a row of the weights) and one scale and zero for each row
+//! of `x`, both anew for every block of 256 steps of k. Within a block the products are summed as
+//! 32-bit integers, which is exact; the blocks are added in f32, in order. A scale of a block
+//! instead of the whole row keeps what one large number spoils to its block.
 //!
-//! # Why no sum overflows
-//! | | weights | rows of x | of 256 products at most | fits |
-//! |---|---|---|---|---|
-//! | [`INT16`] | 12 bits, ±2047 | 13 bits, ±4095 | 256 · 2047 · 4095 = 2 145 914 880 | i32: 2 147 483 647 |
-//! | [`INT8`] | 7 bits, ±63 | 8 bits, ±127, kept as 1..=255 | 256 · 63 · 255 = 4 112 640 | i32 |
-//! | [`INT8`], AVX2's sum of two | | | 2 · 63 · 255 = 32 130 | i16: 32 767 |
+//! # Ranges, and why no sum overflows
+//! **16 bits.** Rows: the largest magnitude becomes 8191, zero is 0. Weights: as fine as the sum
+//! of a column allows, up to 32767. With W = Σ|weight| over a block, no sum of products passes
+//! 8191 · W, and the scale is chosen so that W <= 261 900 + 256/2 for the rounding:
+//! 8191 · 262 028 = 2 146 271 348 < 2^31 - 1 = 2 147 483 647. Normally distributed weights get
+//! about ±3600 that way; a bound by the largest weight alone would give ±1023.
 //!
-//! AVX-512 VNNI would take 8-bit weights, but two machines shall have the same integers.
+//! **8 bits.** Rows: from 0 to 255; the least number (or 0) becomes 0 and the largest (or 0) 255,
+//! so that numbers which are all on one side, as after GELU, use the whole range. Weights: AVX2
+//! sums two products in 16 bits, and AVX-512 shall have the same integers. So the largest sum of
+//! two neighbours' magnitudes becomes 127, after rounding 128 at most: 255 · 128 = 32 640 <= 32 767.
+//! A block: 128 · 32 640 = 4 177 920, and `zero` times the sum of the weights as much again.
 
 use std::ops::Range;
 
 use super::K_BLOCK;
 use crate::tile::{COLUMNS, Words};
 
-/// The range of integers of a packed matrix and of the rows that it is multiplied with.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Integers {
-    /// Numbers in a word of 32 bits.
-    pub(super) per_word: usize,
-    /// Largest magnitude of a weight.
-    pub(super) weight_max: f32,
-    /// Largest magnitude of a number of x.
-    pub(super) row_max: f32,
-    /// Added to each number of x, so that none is negative.
-    pub(super) row_offset: i32,
+/// The integers of a packed matrix and of the rows that it is multiplied with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Integers {
+    /// Two in a word.
+    Bits16,
+    /// Four in a word.
+    Bits8,
 }
 
-/// 12-bit weights, 13-bit rows, in 16 bits each.
-pub(super) const INT16: Integers = Integers {
-    per_word: 2,
-    weight_max: 2047.0,
-    row_max: 4095.0,
-    row_offset: 0,
-};
-
-/// 7-bit weights, 8-bit rows, in 8 bits each.
-pub(super) const INT8: Integers = Integers {
-    per_word: 4,
-    weight_max: 63.0,
-    row_max: 127.0,
-    row_offset: 128,
-};
+/// Largest magnitude of a row of 16 bits.
+const ROW_MAX: f32 = 8191.0;
+/// Largest weight of 16 bits, and largest sum of the magnitudes of a block before rounding.
+const WEIGHT_MAX: f32 = 32_767.0;
+const WEIGHT_SUM_MAX: f32 = 261_900.0;
+/// Largest number of a row of 8 bits.
+const ROW_RANGE: f32 = 255.0;
+/// Largest sum of the magnitudes of two neighbouring weights of 8 bits, before rounding.
+const WEIGHT_PAIR_MAX: f32 = 127.0;
 
 /// Words that a block of k takes at most.
 pub(super) const WORDS: usize = K_BLOCK / 2;
 
-/// Lines before the steps of a panel: the scales of the columns as f32, then what the offset of
-/// the rows adds to their sums, as i32.
+/// Lines before the steps of a panel: the scales of the columns as f32, then the sums of their
+/// integers, which are to be taken away once for each unit of a row's zero.
 pub(super) const HEAD: usize = 2;
 
+/// Lines before the side products of a panel of rows, for each block of k: scales, then zeros.
+pub(super) const ROW_HEAD: usize = 2;
+
 impl Integers {
-    /// The bits of a word that an integer takes.
-    fn bits(self) -> usize {
-        32 / self.per_word
+    /// How many a word holds.
+    pub(super) fn per_word(self) -> usize {
+        match self {
+            Integers::Bits16 => 2,
+            Integers::Bits8 => 4,
+        }
     }
 
     /// `integer` at its place of a word.
     fn place(self, integer: i32, index: usize) -> u32 {
-        let mask = u32::MAX >> (32 - self.bits());
-        (integer.cast_unsigned() & mask) << (index % self.per_word * self.bits())
+        let bits = 32 / self.per_word();
+        let mask = u32::MAX >> (32 - bits);
+        (integer.cast_unsigned() & mask) << (index % self.per_word() * bits)
     }
 
     /// Words of `count` numbers; the last is filled with zeros.
     pub(super) fn words(self, count: usize) -> usize {
-        count.div_ceil(self.per_word)
+        count.div_ceil(self.per_word())
     }
 
     /// Fills the lines of one panel and block of k, head and steps, from the numbers of its columns.
     pub(super) fn pack_panel(self, columns: &[[f32; K_BLOCK]; COLUMNS], lines: &mut [Words]) {
         let (head, steps) = lines.split_at_mut(HEAD);
-        let count = steps.len() * self.per_word;
+        let count = steps.len() * self.per_word();
         for (lane, column) in columns.iter().enumerate() {
             let column = &column[..count.min(K_BLOCK)];
-            let Scale { scale, inverse } = Scale::new(magnitude(column), self.weight_max);
+            let inverse = finite_or_zero(self.weight_inverse(column));
             let mut sum = 0;
             for (index, number) in column.iter().enumerate() {
                 let integer = round(number * inverse);
                 sum += integer;
-                steps[index / self.per_word].0[lane] |= self.place(integer, index);
+                steps[index / self.per_word()].0[lane] |= self.place(integer, index);
             }
-            head[0].0[lane] = scale.to_bits();
-            head[1].0[lane] = (sum * self.row_offset).cast_unsigned();
+            head[0].0[lane] = finite_or_zero(1.0 / inverse).to_bits();
+            head[1].0[lane] = sum.cast_unsigned();
         }
     }
 
-    /// Writes the integers of some numbers of a row, at most a block, and returns their scale.
+    /// What weights of a block are multiplied with to get integers.
+    fn weight_inverse(self, column: &[f32]) -> f32 {
+        let magnitudes = column.iter().map(|number| number.abs());
+        match self {
+            Integers::Bits16 => {
+                let sum: f32 = magnitudes.clone().sum();
+                let largest = magnitudes.fold(0.0, f32::max);
+                (WEIGHT_MAX / largest).min(WEIGHT_SUM_MAX / sum)
+            }
+            Integers::Bits8 => {
+                let pairs = column.chunks(2);
+                let sums = pairs.map(|pair| pair.iter().map(|number| number.abs()).sum());
+                WEIGHT_PAIR_MAX / sums.fold(0.0, f32::max)
+            }
+        }
+    }
+
+    /// Writes the integers of some numbers of a row, at most a block, and returns what they mean.
     /// The specification of the versions by instruction set, which give the same bits.
-    pub(super) fn pack_row(self, numbers: &[f32], words: &mut [u32]) -> f32 {
-        let Scale { scale, inverse } = Scale::new(magnitude(numbers), self.row_max);
+    pub(super) fn pack_row(self, numbers: &[f32], words: &mut [u32]) -> RowScale {
+        let least = numbers
+            .iter()
+            .fold(0.0, |least: f32, number| least.min(*number));
+        let largest = numbers
+            .iter()
+            .fold(0.0, |largest: f32, number| largest.max(*number));
+        let is_finite = numbers.iter().all(|number| number.is_finite());
         words.fill(0);
+        let scale = self.row_scale(least, largest, is_finite);
+        if !is_finite {
+            return scale;
+        }
         for (index, number) in numbers.iter().enumerate() {
-            let integer = round(number * inverse).wrapping_add(self.row_offset);
-            words[index / self.per_word] |= self.place(integer, index);
+            let integer = round(number * scale.inverse) + scale.zero;
+            let integer = match self {
+                Integers::Bits16 => integer,
+                // Both ends may be rounded up.
+                Integers::Bits8 => integer.min(255),
+            };
+            words[index / self.per_word()] |= self.place(integer, index);
         }
         scale
     }
-}
 
-/// A scale and what numbers are multiplied with to get integers.
-pub(super) struct Scale {
-    pub(super) scale: f32,
-    pub(super) inverse: f32,
-}
-
-impl Scale {
-    /// For numbers up to `magnitude` and integers up to `max`. Numbers too small for a finite
-    /// inverse become zeros; a magnitude that is not finite becomes a scale that is not.
-    pub(super) fn new(magnitude: f32, max: f32) -> Scale {
-        let inverse = max / magnitude;
-        if inverse.is_infinite() {
-            return Scale {
-                scale: 0.0,
+    /// The scale of a row with these extremes, 0 included. Numbers too small for a finite inverse
+    /// become zeros; numbers that are not finite become zeros of a scale that is not.
+    pub(super) fn row_scale(self, least: f32, largest: f32, is_finite: bool) -> RowScale {
+        let inverse = match self {
+            Integers::Bits16 => ROW_MAX / largest.max(-least),
+            Integers::Bits8 => ROW_RANGE / (largest - least),
+        };
+        if !is_finite {
+            return RowScale {
                 inverse: 0.0,
+                scale: f32::NAN,
+                zero: 0,
             };
         }
-        Scale {
-            scale: magnitude / max,
+        let inverse = finite_or_zero(inverse);
+        RowScale {
             inverse,
+            scale: finite_or_zero(1.0 / inverse),
+            zero: match self {
+                Integers::Bits16 => 0,
+                Integers::Bits8 => round(-least * inverse),
+            },
         }
     }
 }
 
-/// The largest magnitude; NaN if a number is.
-fn magnitude(numbers: &[f32]) -> f32 {
-    // Magnitudes are ordered as their bits are, and NaN above all.
-    let bits = numbers.iter().map(|number| number.abs().to_bits());
-    f32::from_bits(bits.max().unwrap_or(0))
+/// What the integers of a row in a block mean.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RowScale {
+    /// What the numbers were multiplied with.
+    pub(super) inverse: f32,
+    pub(super) scale: f32,
+    /// The integer that stands for 0.
+    pub(super) zero: i32,
+}
+
+fn finite_or_zero(number: f32) -> f32 {
+    if number.is_finite() { number } else { 0.0 }
 }
 
 /// The nearest integer, even where two are as near, for magnitudes below 2^22.

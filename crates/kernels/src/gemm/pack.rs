@@ -4,7 +4,7 @@ use std::convert::identity;
 use std::ops::Range;
 
 use super::K_BLOCK;
-use super::integers::{HEAD, INT8, INT16, Integers, k_blocks};
+use super::integers::{HEAD, Integers, k_blocks};
 use crate::Cpu;
 use crate::tile::{Bf16x16, COLUMNS, F32x16, Words};
 
@@ -93,9 +93,9 @@ fn widen_f16(half: u16) -> f32 {
 pub enum Format {
     /// As they came, bf16 or f32; products in f32.
     Float,
-    /// 12-bit integers by 13-bit rows, in 16 bits each.
+    /// 16-bit integers, of which normally distributed weights use 13 bits and rows 14.
     Int16,
-    /// 7-bit integers by 8-bit rows, in 8 bits each.
+    /// 8-bit integers.
     Int8,
 }
 
@@ -155,8 +155,8 @@ impl PackedMatrix {
                     }
                 }))
             }
-            Format::Int16 => PackedLines::Int16(integers(INT16)),
-            Format::Int8 => PackedLines::Int8(integers(INT8)),
+            Format::Int16 => PackedLines::Int16(integers(Integers::Bits16)),
+            Format::Int8 => PackedLines::Int8(integers(Integers::Bits8)),
         };
         PackedMatrix {
             n: rows.len(),
@@ -196,8 +196,8 @@ impl PackedMatrix {
     pub(super) fn integers(&self) -> Option<Integers> {
         match self.lines {
             PackedLines::F32(_) | PackedLines::Bf16(_) => None,
-            PackedLines::Int16(_) => Some(INT16),
-            PackedLines::Int8(_) => Some(INT8),
+            PackedLines::Int16(_) => Some(Integers::Bits16),
+            PackedLines::Int8(_) => Some(Integers::Bits8),
         }
     }
 
@@ -219,8 +219,8 @@ impl PackedMatrix {
     fn panel_len(&self, k: usize) -> usize {
         match self.lines {
             PackedLines::F32(_) | PackedLines::Bf16(_) => k,
-            PackedLines::Int16(_) => HEAD + INT16.words(k),
-            PackedLines::Int8(_) => HEAD + INT8.words(k),
+            PackedLines::Int16(_) => HEAD + Integers::Bits16.words(k),
+            PackedLines::Int8(_) => HEAD + Integers::Bits8.words(k),
         }
     }
 

@@ -89,13 +89,13 @@ fn multiply_integers(
     for (lines, sums) in panels.zip(tile.chunks_exact_mut(rows)) {
         let (head, steps) = lines.split_at(HEAD);
         for (row, sums) in sums.iter_mut().enumerate() {
-            let mut integers = head[1].0.map(|offset| 0_i32.wrapping_sub_unsigned(offset));
+            let (x_scale, x_zero) = block.x_scale(row);
+            let mut integers = head[1].0.map(|sum| -x_zero * sum.cast_signed());
             for (x, line) in block.x_steps(row / ROWS).iter().zip(steps) {
                 for (sum, weight) in integers.iter_mut().zip(line.0) {
-                    *sum = sum.wrapping_add(dot(x[row % ROWS], weight));
+                    *sum += dot(x[row % ROWS], weight);
                 }
             }
-            let x_scale = block.x_scale(row);
             for ((sum, integer), scale) in sums.0.iter_mut().zip(integers).zip(head[0].0) {
                 let product = integer as f32 * f32::from_bits(scale) * x_scale;
                 *sum = if block.is_first() {

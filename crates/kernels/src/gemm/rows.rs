@@ -2,23 +2,23 @@
 
 use std::ops::Range;
 
-use super::integers::{Integers, WORDS, k_blocks};
+use super::integers::{Integers, ROW_HEAD, RowScale, WORDS, k_blocks};
 use super::{K_BLOCK, Product, Segment};
 use crate::Cpu;
 use crate::isa::per_isa;
 use crate::tile::ROWS;
 
 /// Rows of `x` in panels of 6, one lane a row: for each panel one line a step of k (the bits of a
-/// number, or a word of integers), for integers the scale of each block of k, then each side
+/// number, or a word of integers), for integers scale and zero of each block of k, then each side
 /// product `x · lora_aᵀ`. Lanes past the last row are not read.
 #[derive(Default)]
 pub(super) struct PackedRows {
     integers: Option<Integers>,
     /// Steps of a panel.
     steps: usize,
-    /// Scales of a panel.
-    blocks: usize,
-    /// Lines of a panel: steps, scales and the highest rank of the call.
+    /// Lines of a panel with scales and zeros.
+    scales: usize,
+    /// Lines of a panel: steps, scales and zeros, and the highest rank of the call.
     depth: usize,
     lines: Vec<[u32; ROWS]>,
 }
@@ -34,17 +34,13 @@ impl PackedRows {
         } = product;
         let k = weights.k();
         let integers = weights.integers();
-        let blocks = if integers.is_some() {
-            k.div_ceil(K_BLOCK)
-        } else {
-            0
-        };
+        let scales = integers.map_or(0, |_| k.div_ceil(K_BLOCK) * ROW_HEAD);
         let loras = segments.iter().flat_map(|segment| segment.lora);
         let ranks = loras.map(|lora| lora.rank()).max().unwrap_or(0);
         self.integers = integers;
         self.steps = integers.map_or(k, |integers| integers.words(k));
-        self.blocks = blocks;
-        self.depth = self.steps + blocks + ranks;
+        self.scales = scales;
+        self.depth = self.steps + scales + ranks;
         let row_count = x.len() / k;
         self.lines
             .resize(row_count.div_ceil(ROWS) * self.depth, [0; ROWS]);
@@ -52,7 +48,7 @@ impl PackedRows {
         let work = |panel, lines: &mut [[u32; ROWS]]| {
             let rows = panel * ROWS..row_count.min((panel + 1) * ROWS);
             let (steps, rest) = lines.split_at_mut(steps);
-            let (scales, side) = rest.split_at_mut(blocks);
+            let (scales, side) = rest.split_at_mut(scales);
             let x = &x[rows.start * k..rows.end * k];
             match integers {
                 Some(integers) => interleave_integers(cpu, integers, x, k, steps, scales),
@@ -73,14 +69,16 @@ impl PackedRows {
         &self.lines[panel * self.depth..][steps]
     }
 
-    /// The scale of the integers of a row in one block of k.
-    pub(super) fn scale(&self, row: usize, block: usize) -> f32 {
-        f32::from_bits(self.lines[row / ROWS * self.depth + self.steps + block][row % ROWS])
+    /// Scale and zero of the integers of a row in one block of k.
+    pub(super) fn scale(&self, row: usize, block: usize) -> (f32, i32) {
+        let first = row / ROWS * self.depth + self.steps + block * ROW_HEAD;
+        let [scale, zero] = [0, 1].map(|line| self.lines[first + line][row % ROWS]);
+        (f32::from_bits(scale), zero.cast_signed())
     }
 
     /// The side products of a panel, as bits.
     pub(super) fn side(&self, panel: usize) -> &[[u32; ROWS]] {
-        &self.lines[panel * self.depth..][self.steps + self.blocks..self.depth]
+        &self.lines[panel * self.depth..][self.steps + self.scales..self.depth]
     }
 }
 
@@ -110,29 +108,22 @@ fn interleave_integers(
     scales: &mut [[u32; ROWS]],
 ) {
     let mut words = [0; ROWS * WORDS];
-    for (k_block, scales) in k_blocks(k).zip(scales) {
+    for (k_block, scales) in k_blocks(k).zip(scales.chunks_exact_mut(ROW_HEAD)) {
         let len = integers.words(k_block.len());
-        let rows = x.len() / k;
-        for ((x, words), scale) in x
-            .chunks_exact(k)
-            .zip(words.chunks_exact_mut(len))
-            .zip(scales)
-        {
+        let rows = x.chunks_exact(k).zip(words.chunks_exact_mut(len));
+        for (lane, (x, words)) in rows.enumerate() {
             let numbers = &x[k_block.clone()];
-            *scale = per_isa!(
+            let RowScale { scale, zero, .. } = per_isa!(
                 cpu.isa(),
                 portable => integers.pack_row(numbers, words),
                 avx2 => super::avx2::pack_row(integers, numbers, words),
-            )
-            .to_bits();
+            );
+            scales[0][lane] = scale.to_bits();
+            scales[1][lane] = zero.cast_unsigned();
         }
         let first = integers.words(k_block.start);
-        interleave(
-            &words[..rows * len],
-            len,
-            &mut steps[first..first + len],
-            |word| word,
-        );
+        let words = &words[..x.len() / k * len];
+        interleave(words, len, &mut steps[first..first + len], |word| word);
     }
 }
 
