@@ -7,10 +7,12 @@ use clap::{Parser, Subcommand, ValueEnum};
 use quintet_engine::Precision;
 
 use crate::commands::bench::BenchArgs;
+use crate::commands::config::ConfigArgs;
 use crate::commands::embed::EmbedArgs;
 use crate::commands::info::InfoArgs;
 use crate::commands::models::ModelsArgs;
 use crate::commands::pull::PullArgs;
+use crate::commands::serve::ServeArgs;
 use crate::commands::similarity::SimilarityArgs;
 use crate::commands::tokenize::TokenizeArgs;
 use crate::commands::verify::VerifyArgs;
@@ -42,6 +44,8 @@ pub(crate) enum Command {
     Info(InfoArgs),
     Verify(VerifyArgs),
     Bench(BenchArgs),
+    Serve(Box<ServeArgs>),
+    Config(Box<ConfigArgs>),
 }
 
 const TEMPLATE: &str = "\
@@ -53,6 +57,10 @@ Embed:
   embed       Turn texts into vectors, one or millions
   similarity  Compare texts by the angle between their vectors
   tokenize    Show texts as the model sees them: pieces and token ids
+
+Serve:
+  serve       Answer OpenAI's and Jina's clients over HTTP
+  config      Show the server's options as they apply
 
 Models:
   pull        Download a model from the model hub
