@@ -1,5 +1,7 @@
 //! Reading a request's JSON within limits of size, memory and time.
 
+use std::time::Duration;
+
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, Request};
 use axum::http::header;
@@ -32,19 +34,21 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<SharedApp> for JsonBody<T
             .get(header::CONTENT_LENGTH)
             .and_then(|value| value.to_str().ok()?.parse::<usize>().ok())
             .unwrap_or(0);
+        let mut body = request.into_body();
         if announced > limits.body_bytes {
+            discard(body, limits.body_bytes).await;
             return Err(ApiError::body_too_large(limits.body_bytes));
         }
         let mut reservation = app.body_bytes.reservation();
-        let reading = read(
-            request.into_body(),
-            limits.body_bytes,
-            announced,
-            &mut reservation,
-        );
-        let bytes = tokio::time::timeout(limits.body_timeout, reading)
-            .await
-            .map_err(|_| ApiError::body_timeout(limits.body_timeout))??;
+        let reading = read(&mut body, limits.body_bytes, announced, &mut reservation);
+        let bytes = match tokio::time::timeout(limits.body_timeout, reading).await {
+            Ok(Ok(bytes)) => bytes,
+            Ok(Err(error)) => {
+                discard(body, limits.body_bytes).await;
+                return Err(error);
+            }
+            Err(_) => return Err(ApiError::body_timeout(limits.body_timeout)),
+        };
         let value = if bytes.len() < LARGE_BYTES {
             parse(&bytes)?
         } else {
@@ -58,9 +62,28 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<SharedApp> for JsonBody<T
     }
 }
 
+/// How long the rest of a refused body is read past.
+const DISCARD_TIME: Duration = Duration::from_secs(2);
+
+/// Reads past the rest of a refused body, within limits: most clients read the answer only when they
+/// have sent everything, and a connection closed before loses it.
+async fn discard(mut body: Body, limit: usize) {
+    let reading = async {
+        let mut bytes = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            bytes += frame.data_ref().map_or(0, Bytes::len);
+            if bytes > limit {
+                break;
+            }
+        }
+    };
+    // Out of time or not, the answer comes next.
+    let _ = tokio::time::timeout(DISCARD_TIME, reading).await;
+}
+
 /// Room is taken as the bytes arrive, so that an announced body that never comes takes none.
 async fn read(
-    mut body: Body,
+    body: &mut Body,
     limit: usize,
     announced: usize,
     reservation: &mut Reservation,
@@ -76,7 +99,7 @@ async fn read(
         }
         reservation
             .grow(data.len())
-            .map_err(|_| ApiError::overloaded(std::time::Duration::from_secs(1)))?;
+            .map_err(|_| ApiError::overloaded(Duration::from_secs(1)))?;
         bytes.extend_from_slice(&data);
     }
     Ok(bytes.into())

@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
@@ -22,7 +23,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::app::{App, Service, SharedApp, router};
 use crate::batcher::Batcher;
-use crate::config::{Config, TlsFiles};
+use crate::config::{Config, Limits, TlsFiles};
 use crate::model::Model;
 use crate::write_timeout::WriteTimeout;
 
@@ -131,6 +132,10 @@ impl Server {
             error = failed => Err(error),
             () = stop => Ok(()),
         };
+        if ended.is_err() {
+            // Nothing was accepted that could be finished: there is no model.
+            return ended;
+        }
         let timeout = self.app.config.limits.shutdown_timeout;
         // New connections are refused while the accepted requests are finished.
         drop(self.listener);
@@ -149,6 +154,7 @@ impl Server {
     }
 
     async fn accept(&self, graceful: &GracefulShutdown) -> Infallible {
+        let routes = router(&self.app);
         let connections = Arc::new(Semaphore::new(self.app.config.limits.connections));
         loop {
             let permit = Arc::clone(&connections).acquire_owned().await;
@@ -165,16 +171,17 @@ impl Server {
             let _ = stream.set_nodelay(true);
             let app = Arc::clone(&self.app);
             let tls = self.tls.clone();
+            let routes = routes.clone();
             let watcher = graceful.watcher();
             tokio::spawn(async move {
                 let _permit = permit;
                 let _open = app.metrics.connection();
                 let Some(TlsAcceptorShown(tls)) = tls else {
-                    return connection(stream, &app, watcher).await;
+                    return connection(stream, routes, app.config.limits, watcher).await;
                 };
                 let limit = app.config.limits.header_timeout;
                 match tokio::time::timeout(limit, tls.accept(stream)).await {
-                    Ok(Ok(stream)) => connection(stream, &app, watcher).await,
+                    Ok(Ok(stream)) => connection(stream, routes, app.config.limits, watcher).await,
                     Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
                     Err(_) => tracing::debug!("a TLS handshake took too long"),
                 }
@@ -186,12 +193,12 @@ impl Server {
 /// Serves the requests of one connection.
 async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
-    app: &SharedApp,
-    watcher: hyper_util::server::graceful::Watcher,
+    routes: Router,
+    limits: Limits,
+    watcher: Watcher,
 ) {
-    let limits = app.config.limits;
     let stream = TokioIo::new(WriteTimeout::new(stream, limits.write_timeout));
-    let service = TowerToHyperService::new(router(app));
+    let service = TowerToHyperService::new(routes);
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_timeout)

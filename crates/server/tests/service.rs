@@ -206,3 +206,38 @@ fn stopping_finishes_what_was_accepted() {
     assert!(answer.contains(r#""index":63"#));
     assert!(TcpStream::connect(server.address).is_err());
 }
+
+#[test]
+fn a_client_that_hangs_up_takes_its_work_along() {
+    let server = Running::start(Config::default());
+    assert_eq!(server.post("/v1/embeddings", BODY).status, 200);
+    let ran = || {
+        let metrics = server.get("/metrics").body;
+        let line = metrics
+            .lines()
+            .find(|line| line.starts_with("quintet_batch_tokens_sum"));
+        let sum: f64 = line.unwrap().rsplit_once(' ').unwrap().1.parse().unwrap();
+        let idle = metrics.contains("quintet_queued_tokens 0\n");
+        (sum, idle)
+    };
+    let texts = vec!["stork ".repeat(400); 300];
+    let body = json!({ "input": texts }).to_string();
+    let mut stream = TcpStream::connect(server.address).unwrap();
+    write!(
+        stream,
+        "POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    let (before, _) = ran();
+    while ran().0 == before {
+        std::thread::yield_now();
+    }
+    drop(stream);
+    while !ran().1 {
+        std::thread::yield_now();
+    }
+    // All of it would have been 240,000 tokens and more.
+    let (tokens, _) = ran();
+    assert!(tokens < 200_000.0, "{tokens} tokens ran");
+}
