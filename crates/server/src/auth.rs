@@ -31,7 +31,7 @@ impl std::fmt::Debug for KeyHash {
     }
 }
 
-/// Who calls. In the request's extensions behind [`require_key`].
+/// Who calls. In the request's extensions behind `require_key`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Caller {
     /// Public id of the key, for logs; `None` where nobody is told apart.

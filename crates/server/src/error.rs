@@ -1,6 +1,6 @@
 //! What goes wrong, and the one place where status codes are written.
 //!
-//! Handlers return an [`ApiError`]. It travels in the response's extensions to [`render`], which knows
+//! Handlers return an [`ApiError`]. It travels in the response's extensions to `render`, which knows
 //! the route, and so the family of clients that reads it, and the request's id.
 
 use std::borrow::Cow;

@@ -127,14 +127,11 @@ impl Server {
         let loaded = load_beside(load)?;
         let failed = take_into_service(&self.app, loaded);
         let graceful = GracefulShutdown::new();
-        let ended = tokio::select! {
+        tokio::select! {
             never = self.accept(&graceful) => match never {},
-            error = failed => Err(error),
-            () = stop => Ok(()),
-        };
-        if ended.is_err() {
             // Nothing was accepted that could be finished: there is no model.
-            return ended;
+            error = failed => return Err(error),
+            () = stop => {}
         }
         let timeout = self.app.config.limits.shutdown_timeout;
         // New connections are refused while the accepted requests are finished.
@@ -150,7 +147,7 @@ impl Server {
             // Whoever is still connected had the whole time; the batch that runs is waited for.
             let _ = tokio::task::spawn_blocking(move || service.batcher.stop()).await;
         }
-        ended
+        Ok(())
     }
 
     async fn accept(&self, graceful: &GracefulShutdown) -> Infallible {
