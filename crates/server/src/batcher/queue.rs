@@ -35,8 +35,6 @@ pub(super) struct Job {
     number: u64,
     arrived: Instant,
     progress: Mutex<Progress>,
-    /// Tokens of this request, given back when its last text is done or dropped.
-    _reservation: Reservation,
 }
 
 #[derive(Debug)]
@@ -47,6 +45,8 @@ struct Progress {
     forward_time: Duration,
     /// `None` once answered.
     reply: Option<oneshot::Sender<Reply>>,
+    /// Tokens of this request, given back before the answer, or when its last text is dropped.
+    reservation: Option<Reservation>,
 }
 
 impl Job {
@@ -82,6 +82,7 @@ impl Job {
         if progress.left == 0
             && let Some(reply) = progress.reply.take()
         {
+            drop(progress.reservation.take());
             // A client that hung up meanwhile does not hear it.
             let _ = reply.send(Ok(Forwarded {
                 pooled: std::mem::take(&mut progress.pooled),
@@ -175,8 +176,8 @@ impl Queue {
                 queue_time: None,
                 forward_time: Duration::ZERO,
                 reply: Some(reply),
+                reservation: Some(reservation),
             }),
-            _reservation: reservation,
         });
         waiting.next_job += 1;
         waiting.push(sequences, &job, tier, now);
@@ -363,6 +364,7 @@ mod tests {
     fn a_request_is_answered_once_with_its_texts_in_order() {
         let (queue, budget) = (Queue::new(LIMITS), Budget::new(1000));
         let mut receiver = push(&queue, &budget, &[60, 70], Tier::Realtime);
+        // The room is free by the time that the answer is there.
         while budget.used() > 0 {
             for work in queue.take().unwrap() {
                 let len = work.sequence.token_ids.len() as f32;
