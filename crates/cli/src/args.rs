@@ -8,10 +8,12 @@ use clap::{Parser, Subcommand};
 use quintet_engine::Precision;
 
 use crate::commands::bench::BenchArgs;
+use crate::commands::config::ConfigArgs;
 use crate::commands::embed::EmbedArgs;
 use crate::commands::info::InfoArgs;
 use crate::commands::models::ModelsArgs;
 use crate::commands::pull::PullArgs;
+use crate::commands::serve::ServeArgs;
 use crate::commands::similarity::SimilarityArgs;
 use crate::commands::tokenize::TokenizeArgs;
 use crate::commands::verify::VerifyArgs;
@@ -43,6 +45,8 @@ pub(crate) enum Command {
     Info(InfoArgs),
     Verify(VerifyArgs),
     Bench(BenchArgs),
+    Serve(Box<ServeArgs>),
+    Config(Box<ConfigArgs>),
 }
 
 const TEMPLATE: &str = "\
@@ -54,6 +58,10 @@ Embed:
   embed       Turn texts into vectors, one or millions
   similarity  Compare texts by the angle between their vectors
   tokenize    Show texts as the model sees them: pieces and token ids
+
+Serve:
+  serve       Answer OpenAI's and Jina's clients over HTTP
+  config      Show the server's options as they apply
 
 Models:
   pull        Download a model from the model hub
@@ -98,11 +106,16 @@ pub(crate) struct ModelArgs {
     #[arg(long = "adapter", value_name = "NAME=PATH", help_heading = "Model")]
     pub(crate) adapters: Vec<AdapterArg>,
     /// Arithmetic of the weight products: `exact` is f32, `balanced` 16-bit and `fast` 8-bit integers
-    #[arg(long, value_name = "PRECISION", default_value = "exact", help_heading = "Model",
-          value_parser = PossibleValuesParser::new(["exact", "balanced", "fast"]).try_map(|name| name.parse::<Precision>()))]
+    #[arg(long, value_name = "PRECISION", default_value = "exact", help_heading = "Model", value_parser = precision())]
     pub(crate) precision: Precision,
     #[command(flatten)]
     pub(crate) threads: ThreadArgs,
+}
+
+/// Reads a precision, and lists them in the help.
+pub(crate) fn precision() -> impl TypedValueParser<Value = Precision> {
+    PossibleValuesParser::new(Precision::ALL.iter().map(|precision| precision.name()))
+        .try_map(|name| name.parse())
 }
 
 /// How many threads work.

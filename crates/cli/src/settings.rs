@@ -2,6 +2,7 @@
 //!
 //! A flag beats the environment, the environment beats the default.
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::num::NonZeroUsize;
 
@@ -12,7 +13,7 @@ use crate::failure::UserError;
 use crate::hub;
 
 /// The environment's word, not yet checked: a wrong value is an error of the command that needs it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Settings {
     /// Cache and address of the model hub: `HF_*`.
     pub(crate) hub: hub::Settings,
@@ -21,6 +22,18 @@ pub(crate) struct Settings {
     model: Option<String>,
     threads: Option<String>,
     isa: Option<String>,
+    /// Everything named `QUINTET_*`, for commands with many options. A key may be among them.
+    variables: Variables,
+}
+
+/// Variables of the environment by name; their values are not shown.
+#[derive(Clone)]
+struct Variables(BTreeMap<String, String>);
+
+impl std::fmt::Debug for Variables {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
 }
 
 impl Settings {
@@ -37,6 +50,31 @@ impl Settings {
             model: value("QUINTET_MODEL"),
             threads: value("QUINTET_THREADS"),
             isa: value("QUINTET_ISA"),
+            variables: Variables(
+                std::env::vars_os()
+                    .filter_map(|(name, _)| name.into_string().ok())
+                    .filter(|name| name.starts_with("QUINTET_"))
+                    .filter_map(|name| value(&name).map(|value| (name, value)))
+                    .collect(),
+            ),
+        }
+    }
+
+    /// The value of a variable named `QUINTET_*`, if it is set and not blank.
+    pub(crate) fn variable(&self, name: &str) -> Option<String> {
+        self.variables.0.get(name).cloned()
+    }
+
+    /// An environment of these variables only.
+    #[cfg(test)]
+    pub(crate) fn of(variables: &[(&str, &str)]) -> Self {
+        let owned = |&(name, value): &(&str, &str)| (name.to_owned(), value.to_owned());
+        Self {
+            variables: Variables(variables.iter().map(owned).collect()),
+            model: None,
+            threads: None,
+            isa: None,
+            ..Self::from_env()
         }
     }
 

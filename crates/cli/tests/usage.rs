@@ -26,6 +26,10 @@ fn the_help_is_the_tour() {
       similarity  Compare texts by the angle between their vectors
       tokenize    Show texts as the model sees them: pieces and token ids
 
+    Serve:
+      serve       Answer OpenAI's and Jina's clients over HTTP
+      config      Show the server's options as they apply
+
     Models:
       pull        Download a model from the model hub
       models      List the downloaded models
@@ -61,6 +65,7 @@ fn every_command_explains_itself_with_examples() {
         "models",
         "info",
         "verify",
+        "serve",
         "bench",
     ] {
         let run = run(&[command, "--help"]);

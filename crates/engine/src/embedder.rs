@@ -8,9 +8,9 @@ use quintet_kernels::{Cpu, Isa};
 use crate::batch::{PackedBatch, Sequence, plan};
 use crate::config::ModelConfig;
 use crate::embedding::finish;
-use crate::encoder::{CpuEncoder, Encoder};
+use crate::encoder::{CpuEncoder, Encoder, PooledRows};
 use crate::error::{EmbedError, LoadError};
-use crate::input::{Dimensions, EmbedOptions, Embedded, Input, InputReader};
+use crate::input::{Dimensions, EmbedOptions, Embedded, Input, InputReader, Truncate};
 use crate::late_chunking::{
     self, ChunkPooling, Document, DocumentTokens, LongDocument, Owner, SpanError, Windows,
 };
@@ -110,7 +110,7 @@ impl Embedder {
         Ok(rows
             .map(|((sequence, mut sums), truncated)| {
                 let tokens = sequence.token_ids.len();
-                let embedding = self.finish(mean(sums.swap_remove(0), tokens), options);
+                let embedding = self.finish(sums.swap_remove(0), tokens, options);
                 Embedded {
                     tokens,
                     truncated,
@@ -132,6 +132,35 @@ impl Embedder {
         long: LongDocument,
         options: &EmbedOptions,
     ) -> Result<EmbeddedDocument, EmbedError> {
+        let (tokens, windows) = self.prepare_document(document, task, pooling, long)?;
+        self.pool_document(&tokens, &windows, options)
+    }
+
+    /// Tokenises one input on the calling thread: the first half of [`Embedder::embed`], for callers
+    /// that pack batches of their own.
+    ///
+    /// # Errors
+    /// As [`Embedder::embed`]; `index` is 0.
+    pub fn prepare(&self, input: Input<'_>, truncate: Truncate) -> Result<Prepared, EmbedError> {
+        let mut read = self.input_reader().read_all(&[input], truncate)?;
+        let read = read.swap_remove(0);
+        Ok(Prepared {
+            sequence: read.sequence,
+            truncated: read.truncated,
+        })
+    }
+
+    /// Tokenises a document and cuts it into windows: the first half of [`Embedder::embed_document`].
+    ///
+    /// # Errors
+    /// As [`Embedder::embed_document`].
+    pub fn prepare_document(
+        &self,
+        document: Document<'_>,
+        task: Task,
+        pooling: ChunkPooling,
+        long: LongDocument,
+    ) -> Result<(DocumentTokens, Windows), EmbedError> {
         let tokenizer = self.tokenizer.as_ref().ok_or(EmbedError::NoTokenizer)?;
         let mut tokens =
             late_chunking::tokenize(tokenizer, self.instruction(task), document, pooling)?;
@@ -150,7 +179,26 @@ impl Embedder {
                 return Err(SpanError::Overlap { overlap, context }.into());
             }
         };
-        self.embed_windows(&tokens, &tokens.windows(context, overlap, task), options)
+        let windows = tokens.windows(context, overlap, task);
+        Ok((tokens, windows))
+    }
+
+    /// Runs one batch of prepared sequences, whatever its size: sums of hidden states per span.
+    ///
+    /// # Errors
+    /// [`EmbedError::Forward`] when the device fails.
+    pub fn forward(&self, batch: &PackedBatch) -> Result<PooledRows, EmbedError> {
+        // A panic in another thread leaves only buffers behind, and each pass writes them anew.
+        let mut encoder = self.encoder.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(encoder.forward(batch)?)
+    }
+
+    /// Makes an embedding of the sum over `tokens` rows: mean, cut, norm.
+    pub fn finish(&self, sum: Vec<f32>, tokens: usize, options: &EmbedOptions) -> Vec<f32> {
+        let dimensions = options
+            .dimensions
+            .map_or(self.config.hidden_size, Dimensions::value);
+        finish(mean(sum, tokens), dimensions, options.normalize)
     }
 
     /// Embeds a document that the caller has tokenised and cut into windows.
@@ -167,33 +215,34 @@ impl Embedder {
         for (index, sequence) in windows.sequences.iter().enumerate() {
             reader.check_ids(index, &sequence.token_ids)?;
         }
+        self.pool_document(document, windows, options)
+    }
+
+    /// Adds up a document's windows, `pooled` being `[windows][spans][hidden]`: the step between
+    /// [`Embedder::forward`] and [`Embedder::finish`] for a document.
+    pub fn document_sums(
+        &self,
+        document: &DocumentTokens,
+        windows: &Windows,
+        pooled: &[Vec<Vec<f32>>],
+    ) -> DocumentSums {
         let hidden = self.config.hidden_size;
-        let mut document_sum = vec![0.0; hidden];
-        let mut chunk_sums = vec![vec![0.0; hidden]; document.spans.len()];
-        for (owners, pooled) in windows.owners.iter().zip(self.pool(&windows.sequences)?) {
-            for (owner, row) in owners.iter().zip(&pooled) {
+        let mut sums = DocumentSums {
+            document: vec![0.0; hidden],
+            chunks: vec![vec![0.0; hidden]; document.spans.len()],
+        };
+        for (owners, pooled) in windows.owners.iter().zip(pooled) {
+            for (owner, row) in owners.iter().zip(pooled) {
                 let sum = match owner {
-                    Owner::Document => &mut document_sum,
-                    Owner::Chunk(index) => &mut chunk_sums[*index],
+                    Owner::Document => &mut sums.document,
+                    Owner::Chunk(index) => &mut sums.chunks[*index],
                 };
                 sum.iter_mut()
                     .zip(row)
                     .for_each(|(sum, value)| *sum += value);
             }
         }
-        let finish = |sum, len| self.finish(mean(sum, len), options);
-        Ok(EmbeddedDocument {
-            tokens: document.token_ids.len(),
-            truncated: document.truncated,
-            windows: windows.sequences.len(),
-            embedding: finish(document_sum, document.token_ids.len()),
-            chunks: document
-                .spans
-                .iter()
-                .zip(chunk_sums)
-                .map(|(span, sum)| span.as_ref().map(|span| finish(sum, span.len())))
-                .collect(),
-        })
+        sums
     }
 
     /// Final hidden states of one sequence, one row of `hidden_size` per token.
@@ -269,14 +318,35 @@ impl Embedder {
         }
     }
 
+    fn pool_document(
+        &self,
+        document: &DocumentTokens,
+        windows: &Windows,
+        options: &EmbedOptions,
+    ) -> Result<EmbeddedDocument, EmbedError> {
+        let pooled = self.pool(&windows.sequences)?;
+        let sums = self.document_sums(document, windows, &pooled);
+        let finish = |sum, len| self.finish(sum, len, options);
+        Ok(EmbeddedDocument {
+            tokens: document.token_ids.len(),
+            truncated: document.truncated,
+            windows: windows.sequences.len(),
+            embedding: finish(sums.document, document.token_ids.len()),
+            chunks: document
+                .spans
+                .iter()
+                .zip(sums.chunks)
+                .map(|(span, sum)| span.as_ref().map(|span| finish(sum, span.len())))
+                .collect(),
+        })
+    }
+
     /// Sums of hidden states per sequence and span, in the order of `sequences`.
     fn pool(&self, sequences: &[Sequence]) -> Result<Vec<Vec<Vec<f32>>>, EmbedError> {
         let mut pooled = vec![Vec::new(); sequences.len()];
-        // A panic in another thread leaves only buffers behind, and each pass writes them anew.
-        let mut encoder = self.encoder.lock().unwrap_or_else(PoisonError::into_inner);
         for indices in plan(sequences, self.token_budget) {
             let batch = PackedBatch::pack(indices.iter().map(|&index| &sequences[index]));
-            let rows = encoder.forward(&batch)?;
+            let rows = self.forward(&batch)?;
             let mut rows = rows.rows();
             for index in indices {
                 let count = sequences[index].spans.len();
@@ -284,13 +354,6 @@ impl Embedder {
             }
         }
         Ok(pooled)
-    }
-
-    fn finish(&self, mean: Vec<f32>, options: &EmbedOptions) -> Vec<f32> {
-        let dimensions = options
-            .dimensions
-            .map_or(self.config.hidden_size, Dimensions::value);
-        finish(mean, dimensions, options.normalize)
     }
 }
 
@@ -301,6 +364,24 @@ impl std::fmt::Debug for Embedder {
             .field("config", &self.config)
             .finish_non_exhaustive()
     }
+}
+
+/// An input as the model will see it, ready for a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prepared {
+    /// The token ids, pooled as a whole.
+    pub sequence: Sequence,
+    /// Whether the tail of the input was cut off.
+    pub truncated: bool,
+}
+
+/// Sums of hidden states over a document and over each of its chunks.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DocumentSums {
+    /// `[hidden]`.
+    pub document: Vec<f32>,
+    /// `[chunks][hidden]`, zeros for a chunk that lies behind the cut.
+    pub chunks: Vec<Vec<f32>>,
 }
 
 /// A document's vector and those of its chunks.

@@ -7,6 +7,8 @@
 //! - [`Checkpoint`] finds out what lies at a path: one of four safetensors layouts or GGUF.
 //! - [`Embedder`] is the façade: [`Embedder::load`], then [`Embedder::embed`] for texts and token ids,
 //!   each with its own [`Task`], and [`Embedder::embed_document`] for late chunking.
+//! - [`Embedder::prepare`], [`Embedder::forward`] and [`Embedder::finish`] are the same flow in three
+//!   steps, for a server that packs batches of many callers' texts.
 //! - [`tokenizer`] makes ids, [`batch`] packs them without padding, [`encoder`] runs the layers,
 //!   [`embedding`] cuts, scales and encodes.
 //!
@@ -40,7 +42,7 @@ pub mod tokenizer;
 pub mod weights;
 
 pub use config::ModelConfig;
-pub use embedder::{EmbeddedDocument, Embedder, LoadOptions};
+pub use embedder::{DocumentSums, EmbeddedDocument, Embedder, LoadOptions, Prepared};
 pub use error::{EmbedError, LoadError};
 pub use input::{Content, Dimensions, EmbedOptions, Embedded, Input, Truncate};
 pub use precision::{Precision, UnknownPrecision};

@@ -31,7 +31,8 @@ impl Precision {
         }
     }
 
-    fn name(self) -> &'static str {
+    /// As `Display` writes it and `FromStr` reads it.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Exact => "exact",
             Self::Balanced => "balanced",

@@ -1,10 +1,12 @@
 //! One file per command: its arguments with their help, and what it does.
 
 pub(crate) mod bench;
+pub(crate) mod config;
 pub(crate) mod embed;
 pub(crate) mod info;
 pub(crate) mod models;
 pub(crate) mod pull;
+pub(crate) mod serve;
 pub(crate) mod similarity;
 pub(crate) mod tokenize;
 pub(crate) mod verify;

@@ -4,7 +4,7 @@ mod anchors;
 mod goldens;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use quintet_engine::{EmbedError, Embedder};
@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::args::ModelArgs;
 use crate::failure::UserError;
-use crate::model;
+use crate::model::{self, Located};
 use crate::output::Output;
 use crate::settings::Settings;
 use crate::table::{Align, Paint, columns};
@@ -130,6 +130,35 @@ pub(crate) fn run(args: &VerifyArgs, settings: &Settings) -> anyhow::Result<()> 
         ),
     }
 }
+
+/// Lets a model that goes into service prove itself: against `goldens` if they are given, against the
+/// published numbers if it is the released one. Others have nothing to be compared with.
+///
+/// # Errors
+/// When a number misses, and when the goldens cannot be read.
+pub(crate) fn prove(
+    embedder: &Embedder,
+    located: &Located,
+    goldens: Option<&Path>,
+) -> anyhow::Result<()> {
+    let findings = match (goldens, &located.hub_id) {
+        (Some(path), _) => goldens::Goldens::read(path)?.check(embedder)?,
+        (None, Some(id)) if RELEASED.contains(&id.repo().as_str()) => check_anchors(embedder)?,
+        (None, _) => return Ok(()),
+    };
+    match findings.checks.iter().find(|check| !check.passed) {
+        None => Ok(()),
+        Some(missed) => Err(UserError::new(format!(
+            "the model's numbers for task `{}` differ by {} from the reference's, expected at most {}",
+            missed.task, missed.worst, missed.tolerance
+        ))
+        .hint("`quintet verify` shows all of them; pull the model again")
+        .into()),
+    }
+}
+
+/// Repositories that hold the weights whose numbers were published.
+const RELEASED: [&str; 2] = ["jinaai/jina-embeddings-v3", "jinaai/jina-embeddings-v3-hf"];
 
 impl Check {
     /// Compares numbers one by one. A NaN is a miss.

@@ -1,0 +1,167 @@
+//! The server on one screen: its state, its routes, its layers.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::http::{HeaderName, HeaderValue, Method};
+use axum::middleware::from_fn_with_state;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use tokio::sync::watch;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
+
+use crate::auth::{self, Auth};
+use crate::batcher::Batcher;
+use crate::budget::Budget;
+use crate::config::{Config, Cors};
+use crate::error::ApiError;
+use crate::metrics::Metrics;
+use crate::model::Model;
+use crate::observe;
+use crate::routes::{embeddings, health, models};
+
+/// What every handler sees.
+#[derive(Debug)]
+pub struct App {
+    /// What the operator decided.
+    pub config: Config,
+    /// Who may call.
+    pub auth: Auth,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Room for request bodies.
+    pub body_bytes: Budget,
+    readiness: watch::Sender<Readiness>,
+}
+
+/// The state as axum hands it around.
+pub type SharedApp = Arc<App>;
+
+/// A model in service.
+#[derive(Debug)]
+pub struct Service {
+    /// Its names and tasks.
+    pub model: Model,
+    /// What runs it.
+    pub batcher: Batcher,
+}
+
+/// Whether requests can be answered.
+#[derive(Debug, Clone)]
+enum Readiness {
+    Loading,
+    Ready(Arc<Service>),
+}
+
+/// While the model loads, clients are asked to come back after this time.
+const LOADING_RETRY: Duration = Duration::from_secs(5);
+
+impl App {
+    /// A server without a model yet.
+    pub fn new(config: Config) -> Self {
+        Self {
+            auth: config.auth.clone(),
+            metrics: Arc::default(),
+            body_bytes: Budget::new(config.limits.bodies_bytes),
+            readiness: watch::Sender::new(Readiness::Loading),
+            config,
+        }
+    }
+
+    /// Takes a model into service.
+    pub fn ready(&self, service: Arc<Service>) {
+        self.readiness.send_replace(Readiness::Ready(service));
+    }
+
+    /// The model in service, if it is ready.
+    pub fn service_now(&self) -> Option<Arc<Service>> {
+        match &*self.readiness.borrow() {
+            Readiness::Ready(service) => Some(Arc::clone(service)),
+            Readiness::Loading => None,
+        }
+    }
+
+    /// The model in service; waits for it as long as the caller prefers and the operator allows.
+    ///
+    /// # Errors
+    /// 503 while it loads.
+    pub async fn service(&self, wait: Duration) -> Result<Arc<Service>, ApiError> {
+        let mut readiness = self.readiness.subscribe();
+        let is_ready = |readiness: &Readiness| matches!(readiness, Readiness::Ready(_));
+        let wait = wait.min(self.config.limits.max_wait);
+        // Whether it came or not is looked at below.
+        let _ = tokio::time::timeout(wait, readiness.wait_for(is_ready)).await;
+        self.service_now()
+            .ok_or_else(|| ApiError::loading(LOADING_RETRY))
+    }
+}
+
+/// Routes and layers.
+pub fn router(app: &SharedApp) -> Router {
+    let keyed = Router::new()
+        .route("/v1/embeddings", post(embeddings::embeddings))
+        .route("/embeddings", post(embeddings::embeddings))
+        .route("/v1/models", get(models::list))
+        .route("/models", get(models::list))
+        // Ids of the hub contain a slash.
+        .route("/v1/models/{*id}", get(models::one))
+        .route("/models/{*id}", get(models::one))
+        .route_layer(from_fn_with_state(Arc::clone(app), auth::require_key));
+    let open = Router::new()
+        .route("/health", get(health::ready))
+        .route("/health/live", get(health::live))
+        .route("/health/ready", get(health::ready))
+        .route("/metrics", get(health::metrics));
+    keyed
+        .merge(open)
+        .fallback(unknown_route)
+        .method_not_allowed_fallback(unknown_method)
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn_with_state(Arc::clone(app), observe::observe))
+        .layer(cors(&app.config.cors))
+        .with_state(Arc::clone(app))
+}
+
+async fn unknown_route(request: Request) -> ApiError {
+    ApiError::unknown_route(request.method().as_str(), request.uri().path())
+}
+
+async fn unknown_method(request: Request) -> ApiError {
+    ApiError::method_not_allowed(request.method().as_str(), request.uri().path())
+}
+
+/// The panic's own words are on stderr already.
+fn panicked(_: Box<dyn Any + Send>) -> Response {
+    ApiError::internal().into_response()
+}
+
+/// Headers that a page may read beside the usual.
+const EXPOSED: [&str; 5] = [
+    "x-request-id",
+    "openai-processing-ms",
+    "retry-after",
+    "retry-after-ms",
+    "x-token-encoding",
+];
+
+fn cors(config: &Cors) -> CorsLayer {
+    let origins = match config {
+        Cors::Off => return CorsLayer::new(),
+        Cors::Any => AllowOrigin::any(),
+        Cors::Origins(origins) => {
+            let origins = origins.iter().filter_map(|origin| origin.parse().ok());
+            AllowOrigin::list(origins.collect::<Vec<HeaderValue>>())
+        }
+    };
+    CorsLayer::new()
+        .allow_origin(origins)
+        .allow_methods([Method::GET, Method::POST])
+        // OpenAI's client for browsers sends headers of its own beside the key.
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers(EXPOSED.map(HeaderName::from_static))
+        .max_age(Duration::from_secs(3600))
+}

@@ -1,0 +1,117 @@
+//! Reading a request's JSON within limits of size, memory and time.
+
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{FromRequest, Request};
+use axum::http::header;
+use http_body_util::BodyExt;
+use serde::de::DeserializeOwned;
+
+use crate::app::SharedApp;
+use crate::budget::Reservation;
+use crate::error::{ApiError, shortened};
+
+/// A body that was read and understood. Its bytes count against the server's memory until it is dropped.
+#[derive(Debug)]
+pub struct JsonBody<T> {
+    /// What the body says.
+    pub value: T,
+    /// Room that the body takes.
+    pub bytes: Reservation,
+}
+
+/// Bodies from this size on are parsed on the blocking pool: about 1 ms of work.
+const LARGE_BYTES: usize = 256 * 1024;
+
+impl<T: DeserializeOwned + Send + 'static> FromRequest<SharedApp> for JsonBody<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &SharedApp) -> Result<Self, ApiError> {
+        let limits = app.config.limits;
+        let announced = request
+            .headers()
+            .get(header::CONTENT_LENGTH)
+            .and_then(|value| value.to_str().ok()?.parse::<usize>().ok())
+            .unwrap_or(0);
+        let mut body = request.into_body();
+        if announced > limits.body_bytes {
+            discard(body, limits.body_bytes).await;
+            return Err(ApiError::body_too_large(limits.body_bytes));
+        }
+        let mut reservation = app.body_bytes.reservation();
+        let reading = read(&mut body, limits.body_bytes, announced, &mut reservation);
+        let bytes = match tokio::time::timeout(limits.body_timeout, reading).await {
+            Ok(Ok(bytes)) => bytes,
+            Ok(Err(error)) => {
+                discard(body, limits.body_bytes).await;
+                return Err(error);
+            }
+            Err(_) => return Err(ApiError::body_timeout(limits.body_timeout)),
+        };
+        let value = if bytes.len() < LARGE_BYTES {
+            parse(&bytes)?
+        } else {
+            let parsed = tokio::task::spawn_blocking(move || parse(&bytes)).await;
+            parsed.map_err(|_| ApiError::internal())??
+        };
+        Ok(Self {
+            value,
+            bytes: reservation,
+        })
+    }
+}
+
+/// How long the rest of a refused body is read past.
+const DISCARD_TIME: Duration = Duration::from_secs(2);
+
+/// Reads past the rest of a refused body, within limits: most clients read the answer only when they
+/// have sent everything, and a connection closed before loses it.
+async fn discard(mut body: Body, limit: usize) {
+    let reading = async {
+        let mut bytes = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            bytes += frame.data_ref().map_or(0, Bytes::len);
+            if bytes > limit {
+                break;
+            }
+        }
+    };
+    // Out of time or not, the answer comes next.
+    let _ = tokio::time::timeout(DISCARD_TIME, reading).await;
+}
+
+/// Room is taken as the bytes arrive, so that an announced body that never comes takes none.
+async fn read(
+    body: &mut Body,
+    limit: usize,
+    announced: usize,
+    reservation: &mut Reservation,
+) -> Result<Bytes, ApiError> {
+    let mut bytes = Vec::with_capacity(announced.min(64 * 1024));
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| ApiError::invalid("The request body broke off"))?;
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        if bytes.len() + data.len() > limit {
+            return Err(ApiError::body_too_large(limit));
+        }
+        reservation
+            .grow(data.len())
+            .map_err(|_| ApiError::overloaded(Duration::from_secs(1)))?;
+        bytes.extend_from_slice(&data);
+    }
+    Ok(bytes.into())
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    serde_json::from_slice(bytes).map_err(|error| {
+        let message = error.to_string();
+        ApiError::invalid(format!(
+            "The request body is not as expected: {}",
+            shortened(&message)
+        ))
+        .code("invalid_body")
+    })
+}

@@ -1,0 +1,422 @@
+//! What goes wrong, and the one place where status codes are written.
+//!
+//! Handlers return an [`ApiError`]. It travels in the response's extensions to `render`, which knows
+//! the route, and so the family of clients that reads it, and the request's id.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use quintet_engine::EmbedError;
+use serde_json::{Value, json};
+
+use crate::batcher::BatchError;
+
+/// What kind of mistake it is; decides the status code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    InvalidRequest,
+    Unauthorized,
+    NotFound,
+    MethodNotAllowed,
+    BodyTimeout,
+    BodyTooLarge,
+    Overloaded,
+    Loading,
+    ShuttingDown,
+    Internal,
+}
+
+impl Kind {
+    /// Status, OpenAI's `type`, TEI's `error_type`.
+    fn words(self) -> (StatusCode, &'static str, &'static str) {
+        match self {
+            Self::InvalidRequest => (
+                StatusCode::BAD_REQUEST,
+                "invalid_request_error",
+                "Validation",
+            ),
+            Self::Unauthorized => (
+                StatusCode::UNAUTHORIZED,
+                "invalid_request_error",
+                "Unauthorized",
+            ),
+            Self::NotFound => (StatusCode::NOT_FOUND, "invalid_request_error", "Validation"),
+            Self::MethodNotAllowed => (
+                StatusCode::METHOD_NOT_ALLOWED,
+                "invalid_request_error",
+                "Validation",
+            ),
+            Self::BodyTimeout => (
+                StatusCode::REQUEST_TIMEOUT,
+                "invalid_request_error",
+                "Validation",
+            ),
+            Self::BodyTooLarge => (
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "invalid_request_error",
+                "Validation",
+            ),
+            Self::Overloaded => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "server_error",
+                "Overloaded",
+            ),
+            Self::Loading => (StatusCode::SERVICE_UNAVAILABLE, "server_error", "Unhealthy"),
+            Self::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, "server_error", "Unhealthy"),
+            Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "server_error", "Backend"),
+        }
+    }
+
+    /// Status for a family where it differs from OpenAI's.
+    fn status(self, family: Family) -> StatusCode {
+        match (family, self) {
+            (Family::Tei, Self::InvalidRequest) => StatusCode::UNPROCESSABLE_ENTITY,
+            (Family::Tei, Self::Overloaded) => StatusCode::TOO_MANY_REQUESTS,
+            (Family::Tei, Self::Internal) => StatusCode::FAILED_DEPENDENCY,
+            _ => self.words().0,
+        }
+    }
+}
+
+/// openai-python gives up on longer waits.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(120);
+
+/// A refusal or a failure, in words for the client.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct ApiError {
+    kind: Kind,
+    message: String,
+    param: Option<String>,
+    code: Option<&'static str>,
+    retry_after: Option<Duration>,
+}
+
+impl ApiError {
+    fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+            param: None,
+            code: None,
+            retry_after: None,
+        }
+    }
+
+    /// The request cannot be done as it stands.
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::new(Kind::InvalidRequest, message)
+    }
+
+    /// A field cannot be as it is.
+    pub fn invalid_param(param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::invalid(message).param(param)
+    }
+
+    /// No key, or not ours.
+    pub fn unauthorized(message: impl Into<String>) -> Self {
+        Self::new(Kind::Unauthorized, message).code("invalid_api_key")
+    }
+
+    /// No model has this id.
+    pub fn unknown_model(found: &str, known: &[String]) -> Self {
+        let found = shortened(found);
+        let known: Vec<String> = known.iter().map(|id| format!("`{id}`")).collect();
+        let message = format!(
+            "The model `{found}` does not exist, expected {}",
+            known.join(", ")
+        );
+        Self::new(Kind::NotFound, message)
+            .param("model")
+            .code("model_not_found")
+    }
+
+    /// No route has this path.
+    pub fn unknown_route(method: &str, path: &str) -> Self {
+        let path = shortened(path);
+        Self::new(
+            Kind::NotFound,
+            format!("There is no route `{method} {path}`, expected one of ours such as `POST /v1/embeddings`"),
+        )
+        .code("unknown_url")
+    }
+
+    /// The path exists, the method does not.
+    pub fn method_not_allowed(method: &str, path: &str) -> Self {
+        let path = shortened(path);
+        Self::new(
+            Kind::MethodNotAllowed,
+            format!("`{path}` has no method `{method}`"),
+        )
+        .code("method_not_allowed")
+    }
+
+    /// The body took too long to arrive.
+    pub fn body_timeout(limit: Duration) -> Self {
+        let message = format!(
+            "The request body did not arrive within {} s",
+            limit.as_secs()
+        );
+        Self::new(Kind::BodyTimeout, message).code("request_timeout")
+    }
+
+    /// The body is longer than is read.
+    pub fn body_too_large(max: usize) -> Self {
+        let message = format!(
+            "The request body is too large, expected at most {max} bytes; send fewer inputs"
+        );
+        Self::new(Kind::BodyTooLarge, message).code("request_too_large")
+    }
+
+    /// No room now.
+    pub fn overloaded(retry_after: Duration) -> Self {
+        Self::new(
+            Kind::Overloaded,
+            "The server is full, please retry after the time in the Retry-After header",
+        )
+        .code("overloaded")
+        .retry_after(retry_after)
+    }
+
+    /// The model is not ready yet.
+    pub fn loading(retry_after: Duration) -> Self {
+        Self::new(
+            Kind::Loading,
+            "The model is loading; `Prefer: wait=N` holds the request for up to N seconds",
+        )
+        .code("model_loading")
+        .retry_after(retry_after)
+    }
+
+    /// We are going away.
+    pub fn shutting_down() -> Self {
+        Self::new(Kind::ShuttingDown, "The server is shutting down")
+            .code("shutting_down")
+            .retry_after(Duration::from_secs(1))
+    }
+
+    /// Our fault; the log says more.
+    pub fn internal() -> Self {
+        Self::new(
+            Kind::Internal,
+            "The server failed; its log has the reason under this request's id",
+        )
+        .code("internal_error")
+    }
+
+    /// Names the field.
+    pub fn param(mut self, param: impl Into<String>) -> Self {
+        self.param = Some(param.into());
+        self
+    }
+
+    /// Gives the code that clients compare.
+    pub fn code(mut self, code: &'static str) -> Self {
+        self.code = Some(code);
+        self
+    }
+
+    fn retry_after(mut self, after: Duration) -> Self {
+        self.retry_after = Some(after.min(MAX_RETRY_AFTER));
+        self
+    }
+
+    /// The code that clients compare, for the log.
+    pub(crate) fn log_code(&self) -> &'static str {
+        self.code.unwrap_or("invalid_request")
+    }
+
+    /// Seconds for `Retry-After`: whole, at least 1.
+    fn retry_after_s(&self) -> Option<u64> {
+        let after = self.retry_after?;
+        Some(after.as_secs() + u64::from(after.subsec_nanos() > 0))
+            .map(|seconds| seconds.clamp(1, MAX_RETRY_AFTER.as_secs()))
+    }
+}
+
+/// What strangers sent is quoted, up to a length.
+pub(crate) fn shortened(text: &str) -> Cow<'_, str> {
+    const CHARS: usize = 200;
+    match text.char_indices().nth(CHARS) {
+        None => Cow::Borrowed(text),
+        Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),
+    }
+}
+
+impl From<BatchError> for ApiError {
+    fn from(error: BatchError) -> Self {
+        match error {
+            BatchError::Input { index, source } => refused_input(index, &source),
+            BatchError::RequestTooLong { tokens, max } => Self::invalid(format!(
+                "Requested {tokens} tokens or more, max {max} tokens per request"
+            ))
+            .param("input")
+            .code("max_tokens_per_request"),
+            BatchError::Full { retry_after } => Self::overloaded(retry_after),
+            BatchError::Closed => Self::shutting_down(),
+            BatchError::Failed => Self::internal(),
+        }
+    }
+}
+
+/// The engine's refusal of one input in the words that clients know.
+pub fn refused_input(index: usize, error: &EmbedError) -> ApiError {
+    let param = format!("input[{index}]");
+    if let EmbedError::Forward(error) = error {
+        tracing::error!(%error, "the device failed");
+        return ApiError::internal();
+    }
+    if let EmbedError::TooLong { tokens, max, .. } = error {
+        // Elasticsearch's client recognises OpenAI's words and then halves the text.
+        return ApiError::invalid_param(
+            param,
+            format!(
+                "This model's maximum context length is {max} tokens, however you requested {tokens} \
+                 tokens ({tokens} in your prompt; 0 for the completion). Please reduce your prompt; or \
+                 completion length."
+            ),
+        )
+        .code("context_length_exceeded");
+    }
+    let message = match error.hint() {
+        Some(hint) => format!("{error}; {hint}"),
+        None => error.to_string(),
+    };
+    ApiError::invalid_param(param, message)
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = self.kind.words().0.into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// Who reads the error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Family {
+    /// OpenAI's and Jina's clients, in one envelope.
+    OpenAi,
+    Cohere,
+    Tei,
+}
+
+impl Family {
+    fn of(path: &str) -> Self {
+        const TEI: [&str; 6] = [
+            "/embed",
+            "/embed_all",
+            "/similarity",
+            "/tokenize",
+            "/decode",
+            "/info",
+        ];
+        if path.starts_with("/v2/") {
+            Self::Cohere
+        } else if TEI.contains(&path) {
+            Self::Tei
+        } else {
+            Self::OpenAi
+        }
+    }
+}
+
+/// Writes the error that a handler left in its response, as the clients of this path read it.
+pub(crate) fn render(response: Response, path: &str, request_id: &str) -> Response {
+    let Some(error) = response.extensions().get::<ApiError>() else {
+        return response;
+    };
+    let family = Family::of(path);
+    let status = error.kind.status(family);
+    let mut rendered = (status, Json(body(error, family, request_id))).into_response();
+    let headers = rendered.headers_mut();
+    if let Some(seconds) = error.retry_after_s() {
+        headers.insert(header::RETRY_AFTER, seconds.into());
+    }
+    if let Some(after) = error.retry_after {
+        let millis = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+        headers.insert("retry-after-ms", millis.max(1).into());
+    }
+    if error.kind == Kind::Unauthorized {
+        let scheme = HeaderValue::from_static("Bearer");
+        headers.insert(header::WWW_AUTHENTICATE, scheme);
+    }
+    if matches!(error.kind, Kind::BodyTimeout | Kind::BodyTooLarge) {
+        // What is left of the body is not read.
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    rendered
+}
+
+fn body(error: &ApiError, family: Family, request_id: &str) -> Value {
+    let (_, openai_type, tei_type) = error.kind.words();
+    let message = &error.message;
+    match family {
+        Family::Cohere => json!({"message": message, "id": request_id}),
+        Family::Tei => json!({"error": message, "error_type": tei_type}),
+        Family::OpenAi => {
+            let mut inner = json!({
+                "message": message,
+                "type": match error.code {
+                    Some("max_tokens_per_request") => "max_tokens_per_request",
+                    _ => openai_type,
+                },
+                "param": error.param,
+                "code": error.code,
+            });
+            if let Some(seconds) = error.retry_after_s() {
+                inner["retry_after_s"] = seconds.into();
+            }
+            json!({"error": inner, "detail": message, "request_id": request_id})
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_envelope_has_all_that_openai_and_jina_clients_read() {
+        let error = ApiError::overloaded(Duration::from_millis(1500));
+        let body = body(&error, Family::OpenAi, "req-1");
+        let expected = json!({
+            "error": {
+                "message": error.message, "type": "server_error", "param": null,
+                "code": "overloaded", "retry_after_s": 2,
+            },
+            "detail": error.message,
+            "request_id": "req-1",
+        });
+        assert_eq!(body, expected);
+    }
+
+    #[test]
+    fn each_family_gets_its_status_and_shape() {
+        let status = |path: &str, error: ApiError| {
+            render(error.into_response(), path, "req-1")
+                .status()
+                .as_u16()
+        };
+        let full = || ApiError::overloaded(Duration::ZERO);
+        assert_eq!(status("/v1/embeddings", full()), 503);
+        assert_eq!(status("/embed", full()), 429);
+        assert_eq!(status("/embed", ApiError::invalid("x")), 422);
+        assert_eq!(status("/v2/embed", ApiError::invalid("x")), 400);
+        let cohere = body(&ApiError::invalid("x"), Family::Cohere, "req-1");
+        assert_eq!(cohere, json!({"message": "x", "id": "req-1"}));
+        let tei = body(&ApiError::invalid("x"), Family::Tei, "req-1");
+        assert_eq!(tei, json!({"error": "x", "error_type": "Validation"}));
+    }
+
+    #[test]
+    fn nobody_is_sent_away_for_longer_than_clients_wait() {
+        let error = ApiError::overloaded(Duration::from_secs(100_000));
+        assert_eq!(error.retry_after_s(), Some(120));
+        assert_eq!(ApiError::loading(Duration::ZERO).retry_after_s(), Some(1));
+    }
+}

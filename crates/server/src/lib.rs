@@ -1,0 +1,37 @@
+//! jina-embeddings-v3 behind the HTTP API that every embedding client already speaks.
+//!
+//! ```text
+//! connection -> layers -> route -> batcher: tokenise, queue, forward -> embeddings -> response
+//! ```
+//!
+//! - [`app`]: state, routes and layers on one screen; [`serve`]: sockets, TLS, loading and stopping
+//! - [`routes`]: a handler each; [`wire`]: what stands in bodies, and nothing else
+//! - [`batcher`]: texts of all requests through one model, the policy a pure function
+//! - [`error`]: what goes wrong, and every status code
+//! - [`auth`], [`body`], [`observe`]: who calls, what they send, what is written down
+//! - [`model`], [`task_names`], [`token_encoding`]: ids, tasks and vocabularies that clients name
+//! - [`budget`], [`config`], [`metrics`]
+//!
+//! [`Server::bind`] listens, [`Server::run`] loads the model and serves until it is told to stop.
+
+pub mod app;
+pub mod auth;
+pub mod batcher;
+pub mod body;
+pub mod budget;
+pub mod config;
+pub mod error;
+pub mod metrics;
+pub mod model;
+pub mod observe;
+pub mod routes;
+pub mod serve;
+pub mod task_names;
+pub mod token_encoding;
+pub mod wire;
+mod write_timeout;
+
+pub use auth::Auth;
+pub use config::{Config, Cors, EmptyInput, Limits, TlsFiles};
+pub use model::{Model, SelfTestError};
+pub use serve::{BindError, RunError, Server};

@@ -1,0 +1,243 @@
+//! What surrounds the model: readiness, keys, limits, hung-up clients, stopping.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, its helpers too"
+)]
+#![allow(dead_code, reason = "each test program uses a part of the support")]
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use quintet_server::{Auth, Config, Cors, Model};
+use serde_json::json;
+use support::{Running, load};
+
+const BODY: &str = r#"{"input": "a stork"}"#;
+
+#[test]
+fn it_listens_at_once_and_is_ready_once_the_model_is() {
+    let (go, wait) = mpsc::channel::<()>();
+    let server = Running::start_with(Config::default(), move || {
+        wait.recv().unwrap();
+        Model::new(load(), vec!["mini".to_owned()])
+    });
+    let no_wait = [("prefer", "wait=0")];
+    let answer = server.post_with("/v1/embeddings", &no_wait, BODY);
+    assert_eq!(
+        (answer.status, answer.error().as_str()),
+        (503, "model_loading")
+    );
+    assert_eq!(answer.header("retry-after"), Some("5"));
+    assert_eq!(server.get("/health/live").status, 200);
+    std::thread::scope(|scope| {
+        // This one holds until the model is there.
+        let held = scope.spawn(|| server.post("/v1/embeddings", BODY));
+        go.send(()).unwrap();
+        assert_eq!(held.join().unwrap().status, 200);
+    });
+    for path in ["/health", "/health/ready"] {
+        assert_eq!(server.get(path).json()["status"], "ready");
+    }
+}
+
+#[test]
+fn models_are_listed_with_their_tasks() {
+    let server = Running::start(Config::default());
+    let list = server.get("/v1/models").json();
+    let ids: Vec<&str> = list["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|card| card["id"].as_str().unwrap())
+        .collect();
+    assert_eq!(ids.len(), 7, "{ids:?}");
+    for id in ids {
+        let card = server.get(&format!("/v1/models/{id}")).json();
+        assert_eq!(card["id"], id);
+        assert_eq!(card["object"], "model");
+    }
+    let unknown = server.get("/v1/models/a/b");
+    assert_eq!(
+        (unknown.status, unknown.error().as_str()),
+        (404, "model_not_found")
+    );
+    let unknown = server.get("/v1/nothing");
+    assert_eq!(
+        (unknown.status, unknown.error().as_str()),
+        (404, "unknown_url")
+    );
+    let wrong = server.get("/v1/embeddings");
+    assert_eq!(
+        (wrong.status, wrong.error().as_str()),
+        (405, "method_not_allowed")
+    );
+}
+
+#[test]
+fn one_key_guards_all_but_health_and_metrics() {
+    let server = Running::start(Config {
+        auth: Auth::key(&"sesame".into()),
+        cors: Cors::Any,
+        ..Config::default()
+    });
+    let answer = server.post("/v1/embeddings", BODY);
+    assert_eq!(
+        (answer.status, answer.error().as_str()),
+        (401, "invalid_api_key")
+    );
+    assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
+    assert_eq!(server.get("/v1/models").status, 401);
+    let key = [
+        ("authorization", "Bearer sesame"),
+        ("origin", "https://example.org"),
+    ];
+    let answer = server.post_with("/v1/embeddings", &key, BODY);
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert_eq!(answer.header("access-control-allow-origin"), Some("*"));
+    assert_eq!(server.get("/health").status, 200);
+    let metrics = server.get("/metrics").body;
+    assert!(metrics.contains("quintet_ready 1"), "{metrics}");
+    assert!(
+        metrics.contains(r#"quintet_requests_total{route="/v1/embeddings",status="401"} 1"#),
+        "{metrics}"
+    );
+}
+
+#[test]
+fn request_ids_go_through() {
+    let server = Running::start(Config::default());
+    let answer = server.post_with("/v1/embeddings", &[("x-request-id", "mine-1")], "{");
+    assert_eq!(answer.header("x-request-id"), Some("mine-1"));
+    assert_eq!(answer.json()["request_id"], "mine-1");
+}
+
+#[test]
+fn too_much_is_refused_at_once() {
+    let mut config = Config::default();
+    config.limits.body_bytes = 1 << 20;
+    config.batcher.request_tokens = 3000;
+    config.batcher.queue_tokens = 2000;
+    let server = Running::start(config);
+    let answer = server.post("/v1/embeddings", vec![b' '; (1 << 20) + 1]);
+    assert_eq!(
+        (answer.status, answer.error().as_str()),
+        (413, "request_too_large")
+    );
+    // 2000 texts of 200 tokens: the first pieces break the limit, the rest is not tokenised.
+    let text = "stork ".repeat(200);
+    let answer = server.post(
+        "/v1/embeddings",
+        json!({"input": vec![&text; 800]}).to_string(),
+    );
+    assert_eq!(
+        (answer.status, answer.error().as_str()),
+        (400, "max_tokens_per_request"),
+        "{}",
+        answer.body
+    );
+    let answer = server.post(
+        "/v1/embeddings",
+        json!({"input": vec![&text; 6]}).to_string(),
+    );
+    assert_eq!(
+        (answer.status, answer.error().as_str()),
+        (503, "overloaded"),
+        "{}",
+        answer.body
+    );
+    let retry_after: u64 = answer.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=120).contains(&retry_after));
+    // Nothing of it stays behind.
+    assert_eq!(server.post("/v1/embeddings", BODY).status, 200);
+    let metrics = server.get("/metrics").body;
+    assert!(metrics.contains("quintet_queued_tokens 0"), "{metrics}");
+    assert!(metrics.contains("quintet_body_bytes 0"), "{metrics}");
+}
+
+#[test]
+fn a_body_that_does_not_come_is_given_up() {
+    let mut config = Config::default();
+    config.limits.body_timeout = Duration::from_millis(200);
+    let server = Running::start(config);
+    let mut stream = TcpStream::connect(server.address).unwrap();
+    stream
+        .write_all(b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{\"inp")
+        .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+}
+
+#[test]
+fn stopping_finishes_what_was_accepted() {
+    let mut server = Running::start(Config::default());
+    assert_eq!(server.post("/v1/embeddings", BODY).status, 200);
+    let texts: Vec<String> = (0..64)
+        .map(|number| format!("{number} {}", "stork ".repeat(100)))
+        .collect();
+    let body = json!({ "input": texts }).to_string();
+    let mut stream = TcpStream::connect(server.address).unwrap();
+    write!(
+        stream,
+        "POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    // The server has the request once its tokens are counted.
+    while server
+        .get("/metrics")
+        .body
+        .contains("quintet_queued_tokens 0\n")
+    {
+        std::thread::yield_now();
+    }
+    server.join();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 200 "),
+        "{}",
+        &answer[..answer.len().min(300)]
+    );
+    assert!(answer.contains(r#""index":63"#));
+    assert!(TcpStream::connect(server.address).is_err());
+}
+
+#[test]
+fn a_client_that_hangs_up_takes_its_work_along() {
+    let server = Running::start(Config::default());
+    assert_eq!(server.post("/v1/embeddings", BODY).status, 200);
+    let ran = || {
+        let metrics = server.get("/metrics").body;
+        let line = metrics
+            .lines()
+            .find(|line| line.starts_with("quintet_batch_tokens_sum"));
+        let sum: f64 = line.unwrap().rsplit_once(' ').unwrap().1.parse().unwrap();
+        let idle = metrics.contains("quintet_queued_tokens 0\n");
+        (sum, idle)
+    };
+    let texts = vec!["stork ".repeat(400); 300];
+    let body = json!({ "input": texts }).to_string();
+    let mut stream = TcpStream::connect(server.address).unwrap();
+    write!(
+        stream,
+        "POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    let (before, _) = ran();
+    while ran().0 == before {
+        std::thread::yield_now();
+    }
+    drop(stream);
+    while !ran().1 {
+        std::thread::yield_now();
+    }
+    // All of it would have been 240,000 tokens and more.
+    let (tokens, _) = ran();
+    assert!(tokens < 200_000.0, "{tokens} tokens ran");
+}

@@ -1,0 +1,183 @@
+//! A running server with the built-in model, and a client.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, LazyLock};
+use std::thread::JoinHandle;
+
+use quintet_engine::{BuiltInModel, Checkpoint, Embedder, LoadOptions};
+use quintet_server::{Config, Model, SelfTestError, Server};
+use serde_json::Value;
+use tokio::sync::oneshot;
+
+/// The built-in model, loaded anew.
+pub(crate) fn load() -> Embedder {
+    let checkpoint = Checkpoint::built_in(&BuiltInModel {
+        name: quintet_mini::NAME,
+        config_json: quintet_mini::CONFIG_JSON,
+        model_safetensors: quintet_mini::MODEL_SAFETENSORS,
+        tokenizer_json: quintet_mini::TOKENIZER_JSON,
+    });
+    Embedder::load(&checkpoint.unwrap(), &LoadOptions::default()).unwrap()
+}
+
+/// What the server's answers are compared with.
+pub(crate) static EMBEDDER: LazyLock<Embedder> = LazyLock::new(load);
+
+/// A server in this process, on a port of its own; it stops when it is dropped.
+pub(crate) struct Running {
+    pub(crate) address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Running {
+    /// Starts with a configuration; the port is chosen by the system.
+    pub(crate) fn start(config: Config) -> Self {
+        Self::start_with(config, || Model::new(load(), vec!["mini".to_owned()]))
+    }
+
+    /// Starts with a way of loading.
+    pub(crate) fn start_with(
+        mut config: Config,
+        load: impl FnOnce() -> Result<Model, SelfTestError> + Send + 'static,
+    ) -> Self {
+        config.listen.set_port(0);
+        let (stop, stopped) = oneshot::channel();
+        let (bound, address) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let server = Server::bind(config).await.unwrap();
+                bound.send(server.address()).unwrap();
+                let stop = async {
+                    let _ = stopped.await;
+                };
+                server.run(load, stop).await.unwrap();
+            });
+        });
+        Self {
+            address: address.recv().unwrap(),
+            stop: Some(stop),
+            thread: Some(thread),
+        }
+    }
+
+    /// Asks it to stop, as SIGTERM does.
+    pub(crate) fn stop(&mut self) {
+        drop(self.stop.take());
+    }
+
+    /// Waits until it has ended.
+    pub(crate) fn join(&mut self) {
+        self.stop();
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+
+    /// Sends a request and gives the answer, whatever its status.
+    pub(crate) fn post(&self, path: &str, body: impl AsRef<[u8]>) -> Answer {
+        self.post_with(path, &[], body)
+    }
+
+    /// The same with headers. Waits for the model unless told otherwise.
+    pub(crate) fn post_with(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl AsRef<[u8]>,
+    ) -> Answer {
+        let mut request = AGENT.post(format!("http://{}{path}", self.address));
+        if !headers.iter().any(|(name, _)| *name == "prefer") {
+            request = request.header("prefer", "wait=100");
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        Answer::read(request.send(body.as_ref()).unwrap())
+    }
+
+    /// Gets a path.
+    pub(crate) fn get(&self, path: &str) -> Answer {
+        let request = AGENT.get(format!("http://{}{path}", self.address));
+        Answer::read(request.header("prefer", "wait=100").call().unwrap())
+    }
+
+    /// Embeds and gives the float vectors.
+    pub(crate) fn embeddings(&self, body: &Value) -> Vec<Vec<f32>> {
+        let answer = self.post("/v1/embeddings", body.to_string());
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        let data = answer.json();
+        let data = data["data"].as_array().unwrap().iter();
+        data.map(|item| floats(&item["embedding"])).collect()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop();
+        if let Some(thread) = self.thread.take() {
+            let ended = thread.join();
+            assert!(ended.is_ok() || std::thread::panicking());
+        }
+    }
+}
+
+/// Statuses are answers, not errors.
+static AGENT: LazyLock<Arc<ureq::Agent>> = LazyLock::new(|| {
+    let config = ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .build();
+    Arc::new(config.into())
+});
+
+/// Status, headers and body.
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    headers: ureq::http::HeaderMap,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    fn read(mut response: ureq::http::Response<ureq::Body>) -> Self {
+        Self {
+            status: response.status().as_u16(),
+            headers: response.headers().clone(),
+            body: response
+                .body_mut()
+                .with_config()
+                .limit(1 << 30)
+                .read_to_string()
+                .unwrap(),
+        }
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap()
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// `error.code`, or `error.param` where there is no code.
+    pub(crate) fn error(&self) -> String {
+        let json = self.json();
+        assert!(json["detail"].is_string(), "{json}");
+        assert_eq!(json["detail"], json["error"]["message"]);
+        assert!(json["request_id"].is_string());
+        let code = json["error"]["code"].as_str();
+        let param = json["error"]["param"].as_str();
+        code.or(param).unwrap_or("").to_owned()
+    }
+}
+
+/// A JSON list as clients read it: decimals to f64, then to f32.
+pub(crate) fn floats(value: &Value) -> Vec<f32> {
+    let values = value.as_array().unwrap().iter();
+    values.map(|value| value.as_f64().unwrap() as f32).collect()
+}
