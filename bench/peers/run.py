@@ -35,6 +35,7 @@ DEFAULT_PEERS = ["transformers", "transformers-adapters", "onnxruntime", "onnxru
                  "llama.cpp", "llama.cpp-q8_0"]
 SETTLE_S = 0.05  # threads that spin after their work have gone to sleep by then
 COLD_TOKENS = 1500  # longer workloads are not run to warm up first
+GUESSED_RATE = 200  # tokens/s, for how often these are repeated
 
 
 def log(text):
@@ -168,12 +169,11 @@ def run_workload(name, workload, processes, args):
     entrants = [(p, mode) for p in processes for mode in workloads.modes(name, is_ours(p.name))
                 if is_ours(p.name) or name not in workloads.OURS_ONLY]
     tokens = sum(map(len, workload["sequences"]))
-    repetitions = args.repetitions
     if tokens <= COLD_TOKENS or args.warm_all:
         slowest = max(p.ask(workload, mode)["seconds"] for p, mode in entrants)
-        repetitions = max(1, min(repetitions, int(args.seconds / slowest)))
-    elif tokens > COLD_TOKENS:
-        repetitions = max(1, min(repetitions, int(args.seconds * 200 / tokens)))
+    else:
+        slowest = tokens / GUESSED_RATE
+    repetitions = max(1, min(args.repetitions, int(args.seconds / slowest)))
     samples = []
     for repetition in range(repetitions):
         turn = repetition % len(entrants)
@@ -218,16 +218,18 @@ def machine():
             "system": platform.platform()}
 
 
+def names_of(text):
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
 def main():
-    names_of = lambda text: [part.strip() for part in text.split(",") if part.strip()]  # noqa: E731
-    # Workload names may hold commas: these lists are separated by semicolons or given more than once.
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quintet", type=Path, default=Path("target/release/examples/bench_driver"), help="built example bench_driver")
     parser.add_argument("--precisions", type=names_of, default=["exact"], help="of Quintet: exact,balanced,fast")
     parser.add_argument("--peers", type=names_of, default=DEFAULT_PEERS, help=f"of {', '.join(PEERS)}; `all`, or `none`")
     parser.add_argument("--workloads", help=f"separated by `;`: {'; '.join(workloads.NAMES)}; `short` is all up to 1024 tokens, "
                         "`mixed` the mixed lengths, `long` 1x2048 and 1x8192; default all but 1x8192")
-    parser.add_argument("--threads", type=lambda text: [int(t) for t in text.split(",")], default=[2], help="1,2 runs both, one after the other")
+    parser.add_argument("--threads", type=lambda text: [int(n) for n in names_of(text)], default=[2], help="1,2 runs both, one after the other")
     parser.add_argument("--core", type=int, default=os.cpu_count() - 1, help="the core that one thread is pinned to")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=15.0, help="fewer repetitions where one program would take longer than this "
