@@ -137,9 +137,11 @@ def read_ahead(name, args):
 def start(name, args, threads, log_file):
     read_ahead(name, args)
     process = Process(name, command(name, args, threads), threads, args.core, log_file)
-    process.ask(workloads.make(["1x16"])["1x16"], "batch")
+    first, warm_up = workloads.make(["1x16", "1x128"]).values()
+    process.ask(first, "batch")
     process.ready["start_s"] = time.perf_counter() - process.start
     process.ready["start_rss"] = process.peak_rss()
+    process.ask(warm_up, "batch")
     if name in peer_llama_cpp.SETTINGS:
         process.ready |= {"versions": peer_llama_cpp.VERSION, "setting": peer_llama_cpp.SETTINGS[name]}
     log(f"  {name}: first vector after {process.ready['start_s']:.1f} s, {process.ready['start_rss'] / 1e9:.2f} GB")
