@@ -17,9 +17,11 @@ OUTLIER_CHANNELS, OUTLIER_GAIN = (137, 402, 655, 901), 10.0
 
 def plant_outliers(weights):
     """A few channels ten times as large after every LayerNorm of the encoder, the same ones in all layers: what trained
-    encoders of this family have, and what 8-bit activations suffer from."""
+    encoders of this family have, and what 8-bit activations suffer from. Not after the last one: they would fill the
+    vectors, and any two would be alike."""
+    last = f"layers.{ref.FULL.layers - 1}.norm2."
     for name, tensor in weights.items():
-        if ".norm1." in name or ".norm2." in name:
+        if (".norm1." in name or ".norm2." in name) and last not in name:
             tensor[list(OUTLIER_CHANNELS)] *= OUTLIER_GAIN
 
 
