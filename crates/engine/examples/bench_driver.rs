@@ -45,7 +45,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let precision_name = flag("--precision")?;
     let options = LoadOptions {
         threads: flag("--threads")?.parse::<NonZeroUsize>()?,
-        precision: parse_precision(&precision_name)?,
+        precision: precision_name.parse::<Precision>()?,
         ..LoadOptions::default()
     };
     let start = Instant::now();
@@ -84,15 +84,6 @@ fn answer(embedder: &Embedder, request: &Request) -> Result<Answer, Box<dyn Erro
         seconds,
         vectors: request.vectors.then_some(vectors),
     })
-}
-
-fn parse_precision(name: &str) -> Result<Precision, String> {
-    match name {
-        "exact" => Ok(Precision::Exact),
-        _ => Err(format!(
-            "this build has no precision `{name}`, expected `exact`"
-        )),
-    }
 }
 
 /// The value after `name` on the command line.
