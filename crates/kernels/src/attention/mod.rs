@@ -2,6 +2,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod stream;
 
 use std::ops::{Range, RangeInclusive};
 
@@ -21,7 +23,7 @@ const QUERIES_PER_TASK: RangeInclusive<usize> = 128..=512;
 #[derive(Default)]
 pub struct AttentionScratch {
     #[cfg(target_arch = "x86_64")]
-    avx2: PerWorker<avx2::Scratch>,
+    stream: PerWorker<stream::Scratch>,
     scores: PerWorker<Vec<f32>>,
 }
 
@@ -48,7 +50,7 @@ pub fn attention(
     let out = DisjointSlice::new(out);
     scratch.scores.prepare(cpu.threads());
     #[cfg(target_arch = "x86_64")]
-    scratch.avx2.prepare(cpu.threads());
+    scratch.stream.prepare(cpu.threads());
     let scratch = &*scratch;
     cpu.pool().run(tasks.count, &|task, worker| {
         let (sequence, head, queries) = tasks.task(task);
@@ -68,7 +70,7 @@ pub fn attention(
         per_isa!(
             cpu.isa(),
             portable => attend(&head, queries, &mut scratch.scores.of(worker), write),
-            avx2 => avx2::attend(&head, queries, &mut scratch.avx2.of(worker), write),
+            avx2 => avx2::attend(&head, queries, &mut scratch.stream.of(worker), write),
         );
     });
 }
