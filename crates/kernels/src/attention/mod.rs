@@ -2,7 +2,9 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
-#[cfg(target_arch = "x86_64")]
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod stream;
 
 use std::ops::{Range, RangeInclusive};
@@ -22,7 +24,7 @@ const QUERIES_PER_TASK: RangeInclusive<usize> = 128..=512;
 /// Memory of [`attention`], kept between calls.
 #[derive(Default)]
 pub struct AttentionScratch {
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     stream: PerWorker<stream::Scratch>,
     scores: PerWorker<Vec<f32>>,
 }
@@ -49,7 +51,7 @@ pub fn attention(
     let tasks = Tasks::new(cu_seqlens, num_heads);
     let out = DisjointSlice::new(out);
     scratch.scores.prepare(cpu.threads());
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     scratch.stream.prepare(cpu.threads());
     let scratch = &*scratch;
     cpu.pool().run(tasks.count, &|task, worker| {
@@ -71,6 +73,7 @@ pub fn attention(
             cpu.isa(),
             portable => attend(&head, queries, &mut scratch.scores.of(worker), write),
             avx2 => avx2::attend(&head, queries, &mut scratch.stream.of(worker), write),
+            neon => neon::attend(&head, queries, &mut scratch.stream.of(worker), write),
         );
     });
 }
