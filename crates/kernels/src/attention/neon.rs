@@ -36,7 +36,12 @@ fn rescale(group: &mut Group, scores: &mut [F32x16]) {
     let mut largest = before;
     for line in &*scores {
         let line = load_line(line);
-        largest = std::array::from_fn(|part| vmaxq_f32(line[part], largest[part]));
+        largest = [
+            vmaxq_f32(line[0], largest[0]),
+            vmaxq_f32(line[1], largest[1]),
+            vmaxq_f32(line[2], largest[2]),
+            vmaxq_f32(line[3], largest[3]),
+        ];
     }
     let mut block_totals = zero();
     for line in scores {
@@ -58,13 +63,23 @@ fn rescale(group: &mut Group, scores: &mut [F32x16]) {
 #[inline]
 #[target_feature(enable = "neon")]
 fn exp_difference(a: Quad, b: Quad) -> Quad {
-    std::array::from_fn(|part| exp(vsubq_f32(a[part], b[part])))
+    [
+        exp(vsubq_f32(a[0], b[0])),
+        exp(vsubq_f32(a[1], b[1])),
+        exp(vsubq_f32(a[2], b[2])),
+        exp(vsubq_f32(a[3], b[3])),
+    ]
 }
 
 #[inline]
 #[target_feature(enable = "neon")]
 fn multiply(a: Quad, b: Quad) -> Quad {
-    std::array::from_fn(|part| vmulq_f32(a[part], b[part]))
+    [
+        vmulq_f32(a[0], b[0]),
+        vmulq_f32(a[1], b[1]),
+        vmulq_f32(a[2], b[2]),
+        vmulq_f32(a[3], b[3]),
+    ]
 }
 
 /// See [`Steps::score`].

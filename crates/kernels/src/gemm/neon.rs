@@ -83,12 +83,13 @@ fn multiply_16_bits(block: &Block<'_>, lines: &[Words], tile: &mut [F32x16]) {
         zero: [vdupq_n_s32(0); 4],
         // The first numbers of the words of columns 0 to 7, the second ones, both of 8 to 15.
         load: |line: &Words| {
-            let [a, b, c, d] = load_words_of(line).map(|words| vreinterpretq_s16_u32(words));
+            let words = load_words_of(line);
+            let part = |part: usize| vreinterpretq_s16_u32(words[part]);
             [
-                vuzp1q_s16(a, b),
-                vuzp2q_s16(a, b),
-                vuzp1q_s16(c, d),
-                vuzp2q_s16(c, d),
+                vuzp1q_s16(part(0), part(1)),
+                vuzp2q_s16(part(0), part(1)),
+                vuzp1q_s16(part(2), part(3)),
+                vuzp2q_s16(part(2), part(3)),
             ]
         },
         prefetch: |line: &Words| prefetch(line),
@@ -122,11 +123,12 @@ fn multiply_8_bits(block: &Block<'_>, lines: &[Words], tile: &mut [F32x16]) {
         prefetch: |line: &Words| prefetch(line),
         multiply_add: |x: u32, columns: &[int8x16_t; 4], sums: IntegerQuad| {
             let x = vreinterpretq_s8_u32(vdupq_n_u32(x));
-            std::array::from_fn(|part| {
+            let part = |part: usize| {
                 let low = vmull_s8(vget_low_s8(columns[part]), vget_low_s8(x));
                 let high = vmull_high_s8(columns[part], x);
                 vpadalq_s16(sums[part], vpaddq_s16(low, high))
-            })
+            };
+            [part(0), part(1), part(2), part(3)]
         },
         add: |sums: IntegerQuad, place: Place, line: &mut F32x16| {
             add_integers(block, head(place), BYTE_OFFSET, sums, place, line);
@@ -143,7 +145,13 @@ fn multiply_8_bits_by_dot(block: &Block<'_>, lines: &[Words], tile: &mut [F32x16
         load: |line: &Words| load_bytes(line),
         prefetch: |line: &Words| prefetch(line),
         multiply_add: |x: u32, columns: &[int8x16_t; 4], sums: IntegerQuad| {
-            std::array::from_fn(|part| dot(columns[part], f32::from_bits(x), sums[part]))
+            let x = f32::from_bits(x);
+            [
+                dot(columns[0], x, sums[0]),
+                dot(columns[1], x, sums[1]),
+                dot(columns[2], x, sums[2]),
+                dot(columns[3], x, sums[3]),
+            ]
         },
         add: |sums: IntegerQuad, place: Place, line: &mut F32x16| {
             add_integers(block, head(place), BYTE_OFFSET, sums, place, line);
@@ -156,7 +164,13 @@ fn multiply_8_bits_by_dot(block: &Block<'_>, lines: &[Words], tile: &mut [F32x16
 #[inline]
 #[target_feature(enable = "neon")]
 fn load_bytes(line: &Words) -> [int8x16_t; 4] {
-    load_words_of(line).map(|words| vreinterpretq_s8_u32(words))
+    let words = load_words_of(line);
+    [
+        vreinterpretq_s8_u32(words[0]),
+        vreinterpretq_s8_u32(words[1]),
+        vreinterpretq_s8_u32(words[2]),
+        vreinterpretq_s8_u32(words[3]),
+    ]
 }
 
 /// Adds to each of four sums the four products of its weights with the bytes of `x`.
@@ -212,13 +226,13 @@ fn add_integers(
     } else {
         load_line(line)
     };
-    let ends = std::array::from_fn(|part| {
+    let part = |part: usize| {
         let weights = vreinterpretq_s32_u32(weights[part]);
         let sum = vcvtq_f32_s32(vmlsq_n_s32(sums[part], weights, x_zero - offset));
         let scaled = vmulq_f32(sum, vreinterpretq_f32_u32(scales[part]));
         vfmaq_n_f32(start[part], scaled, x_scale)
-    });
-    store_line(line, ends);
+    };
+    store_line(line, [part(0), part(1), part(2), part(3)]);
 }
 
 /// See [`Integers::pack_row`]: the same bits.
@@ -230,7 +244,12 @@ pub(super) fn pack_row(integers: Integers, numbers: &[f32], words: &mut [u32]) -
     };
     let quarters = |group: &[f32; 16]| -> Quad {
         let quarters = group.as_chunks::<4>().0;
-        std::array::from_fn(|quarter| load(&quarters[quarter]))
+        [
+            load(&quarters[0]),
+            load(&quarters[1]),
+            load(&quarters[2]),
+            load(&quarters[3]),
+        ]
     };
     let (mut least, mut largest) = (vdupq_n_f32(0.0), vdupq_n_f32(0.0));
     // Magnitudes are ordered as their bits are, with infinity and NaN above all numbers.
@@ -363,5 +382,10 @@ fn dots<const N: usize>(x: &[f32], rows: &[f32]) -> [f32; N] {
 #[inline]
 #[target_feature(enable = "neon")]
 fn multiply_add_each(a: Quad, b: Quad, sums: Quad) -> Quad {
-    std::array::from_fn(|part| vfmaq_f32(sums[part], a[part], b[part]))
+    [
+        vfmaq_f32(sums[0], a[0], b[0]),
+        vfmaq_f32(sums[1], a[1], b[1]),
+        vfmaq_f32(sums[2], a[2], b[2]),
+        vfmaq_f32(sums[3], a[3], b[3]),
+    ]
 }

@@ -13,7 +13,9 @@ pub(super) fn multiply_add(factor: f32) -> usize {
     let mut sums = [[factor; 2]; CHAINS];
     for _ in 0..STEPS {
         for sum in sums.as_flattened_mut() {
-            *sum = vfmaq_f32(factor, *sum, factor);
+            // The other way round would take a move for each: the instruction overwrites what it
+            // adds to.
+            *sum = vfmaq_f32(*sum, factor, factor);
         }
     }
     black_box(sums);

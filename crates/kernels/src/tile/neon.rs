@@ -13,7 +13,12 @@ pub(crate) type Quad = [float32x4_t; 4];
 #[target_feature(enable = "neon")]
 pub(crate) fn load_line(line: &F32x16) -> Quad {
     let parts = line.0.as_chunks().0;
-    std::array::from_fn(|part| load(&parts[part]))
+    [
+        load(&parts[0]),
+        load(&parts[1]),
+        load(&parts[2]),
+        load(&parts[3]),
+    ]
 }
 
 /// Reads a line of bf16 weights and widens it.
@@ -36,30 +41,47 @@ pub(crate) fn load_bf16_line(line: &Bf16x16) -> Quad {
 #[target_feature(enable = "neon")]
 pub(crate) fn load_words_of(line: &Words) -> [uint32x4_t; 4] {
     let parts = line.0.as_chunks().0;
-    std::array::from_fn(|part| load_words(&parts[part]))
+    [
+        load_words(&parts[0]),
+        load_words(&parts[1]),
+        load_words(&parts[2]),
+        load_words(&parts[3]),
+    ]
 }
 
 /// Writes a line.
 #[inline]
 #[target_feature(enable = "neon")]
 pub(crate) fn store_line(line: &mut F32x16, lanes: Quad) {
-    for (part, lanes) in line.0.as_chunks_mut().0.iter_mut().zip(lanes) {
-        store(part, lanes);
-    }
+    let parts = line.0.as_chunks_mut().0;
+    store(&mut parts[0], lanes[0]);
+    store(&mut parts[1], lanes[1]);
+    store(&mut parts[2], lanes[2]);
+    store(&mut parts[3], lanes[3]);
 }
 
 /// The sum of two lines.
 #[inline]
 #[target_feature(enable = "neon")]
 pub(crate) fn add(a: Quad, b: Quad) -> Quad {
-    std::array::from_fn(|part| vaddq_f32(a[part], b[part]))
+    [
+        vaddq_f32(a[0], b[0]),
+        vaddq_f32(a[1], b[1]),
+        vaddq_f32(a[2], b[2]),
+        vaddq_f32(a[3], b[3]),
+    ]
 }
 
 /// `factor · columns + sums`, rounded once.
 #[inline]
 #[target_feature(enable = "neon")]
 pub(crate) fn multiply_add(factor: f32, columns: Quad, sums: Quad) -> Quad {
-    std::array::from_fn(|part| vfmaq_n_f32(sums[part], columns[part], factor))
+    [
+        vfmaq_n_f32(sums[0], columns[0], factor),
+        vfmaq_n_f32(sums[1], columns[1], factor),
+        vfmaq_n_f32(sums[2], columns[2], factor),
+        vfmaq_n_f32(sums[3], columns[3], factor),
+    ]
 }
 
 /// A line of zeros.
