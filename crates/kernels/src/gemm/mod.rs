@@ -27,11 +27,13 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod integers;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod pack;
 mod portable;
 mod rows;
 mod storage;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod walk;
 
 use std::ops::Range;
@@ -133,6 +135,7 @@ pub fn product(cpu: &Cpu, scratch: &mut GemmScratch, product: &Product<'_>, out:
                 portable => portable::multiply(&block, tile),
                 avx2 => avx2::multiply(&block, tile),
                 avx512 => avx512::multiply(&block, cpu.is_wide(), tile),
+                neon => neon::multiply(&block, tile),
             );
         }
         for (panel, sums) in panels.zip(tile.chunks_exact(rows.len())) {
@@ -140,6 +143,7 @@ pub fn product(cpu: &Cpu, scratch: &mut GemmScratch, product: &Product<'_>, out:
                 cpu.isa(),
                 portable => portable::finish(&finish, rows.clone(), panel, sums),
                 avx2 => avx2::finish(&finish, rows.clone(), panel, sums),
+                neon => neon::finish(&finish, rows.clone(), panel, sums),
             );
         }
     });
@@ -615,6 +619,25 @@ mod tests {
             for is_wide in [false, true] {
                 wide.is_wide = is_wide;
                 assert_eq!(bits(&case.run(&wide, 0..29, 1)), expected);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn integer_sums_of_one_block_have_the_bits_of_the_specification(
+            m in 1_usize..=14,
+            n in select(vec![1, 16, 70]),
+            k in select(vec![1, 7, 32, 150, 256]),
+            element in select(vec![Type::Int16, Type::Int8]),
+            seed: u64,
+        ) {
+            // Without bias and adapter each number is an integer times two scales.
+            let case = Case { bias: vec![0.0; n], ..Case::new(seed, element, [m, n, k, 0]) };
+            let cpus = cpus(1);
+            let expected = bits(&case.run(&cpus[0], 0..m, 0));
+            for cpu in &cpus[1..] {
+                prop_assert_eq!(&bits(&case.run(cpu, 0..m, 0)), &expected);
             }
         }
     }
