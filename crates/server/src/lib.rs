@@ -10,6 +10,7 @@
 //! - [`error`]: what goes wrong, and every status code
 //! - [`auth`], [`body`], [`observe`]: who calls, what they send, what is written down
 //! - [`model`], [`task_names`], [`token_encoding`]: ids, tasks and vocabularies that clients name
+//! - [`segments`]: a text cut into chunks
 //! - [`budget`], [`config`], [`metrics`]
 //!
 //! [`Server::bind`] listens, [`Server::run`] loads the model and serves until it is told to stop.
@@ -25,6 +26,7 @@ pub mod metrics;
 pub mod model;
 pub mod observe;
 pub mod routes;
+pub mod segments;
 pub mod serve;
 pub mod task_names;
 pub mod token_encoding;
