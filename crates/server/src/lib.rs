@@ -4,7 +4,8 @@
 //! connection -> layers -> route -> batcher: tokenise, queue, forward -> embeddings -> response
 //! ```
 //!
-//! - [`app`]: state, routes and layers on one screen; [`serve`]: sockets, TLS, loading and stopping
+//! - [`app`]: state, routes and layers on one screen; [`serve`] and [`listen`]: sockets,
+//!   TLS, loading and stopping
 //! - [`routes`]: a handler each; [`wire`]: what stands in bodies, and nothing else
 //! - [`batcher`]: texts of all requests through one model, the policy a pure function
 //! - [`error`]: what goes wrong, and every status code
@@ -22,6 +23,7 @@ pub mod body;
 pub mod budget;
 pub mod config;
 pub mod error;
+pub mod listen;
 pub mod metrics;
 pub mod model;
 pub mod observe;
@@ -35,5 +37,6 @@ mod write_timeout;
 
 pub use auth::Auth;
 pub use config::{Config, Cors, EmptyInput, Limits, TlsFiles};
+pub use listen::Listen;
 pub use model::{Model, SelfTestError};
 pub use serve::{BindError, RunError, Server};

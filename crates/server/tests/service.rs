@@ -12,7 +12,7 @@ use std::net::TcpStream;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use quintet_server::{Auth, Config, Cors, Model};
+use quintet_server::{Auth, Config, Cors, Listen, Model};
 use serde_json::json;
 use support::{Running, load};
 
@@ -240,6 +240,33 @@ fn a_client_that_hangs_up_takes_its_work_along() {
     // All of it would have been 240,000 tokens and more.
     let (tokens, _) = ran();
     assert!(tokens < 200_000.0, "{tokens} tokens ran");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_unix_socket_serves_and_is_cleared_away() {
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("quintet.sock");
+    // What a killed server leaves.
+    drop(UnixListener::bind(&path).unwrap());
+    let mut server = Running::start(Config {
+        listen: Listen::Unix(path.clone()),
+        ..Config::default()
+    });
+    let mut stream = UnixStream::connect(&path).unwrap();
+    write!(
+        stream,
+        "POST /v1/embeddings HTTP/1.1\r\nhost: x\r\nprefer: wait=100\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{BODY}",
+        BODY.len()
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    server.join();
+    assert!(!path.exists());
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use quintet_engine::{
     BuiltInModel, Checkpoint, Content, EmbedOptions, Embedder, Input, LoadOptions,
 };
-use quintet_server::{Config, Model, SelfTestError, Server};
+use quintet_server::{Config, Listen, Model, SelfTestError, Server};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
@@ -43,7 +43,9 @@ impl Running {
         mut config: Config,
         load: impl FnOnce() -> Result<Model, SelfTestError> + Send + 'static,
     ) -> Self {
-        config.listen.set_port(0);
+        if let Listen::Tcp(address) = &mut config.listen {
+            address.set_port(0);
+        }
         let (stop, stopped) = oneshot::channel();
         let (bound, address) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
@@ -54,15 +56,20 @@ impl Running {
                 .unwrap();
             runtime.block_on(async {
                 let server = Server::bind(config).await.unwrap();
-                bound.send(server.address()).unwrap();
+                bound.send(server.address().clone()).unwrap();
                 let stop = async {
                     let _ = stopped.await;
                 };
                 server.run(load, stop).await.unwrap();
             });
         });
+        let address = match address.recv().unwrap() {
+            Listen::Tcp(address) => address,
+            // Nobody asks for the address of such a server.
+            Listen::Unix(_) => SocketAddr::from(([0, 0, 0, 0], 0)),
+        };
         Self {
-            address: address.recv().unwrap(),
+            address,
             stop: Some(stop),
             thread: Some(thread),
         }
