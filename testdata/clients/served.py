@@ -39,7 +39,7 @@ class Served:
         self.program, self.model = program, model
         self.log_file = tempfile.TemporaryFile("w+", prefix="quintet-serve-")
         command = [program, "serve", "--model", model, "--model-id", MODEL, "--model-id", ALIAS]
-        command += ["--listen", "127.0.0.1:0", "--log-format", "json", "--log-level", "debug", *arguments]
+        command += ["--listen", "127.0.0.1:0", "--log-format", "json", *arguments]
         environment = {k: v for k, v in os.environ.items() if not k.startswith("QUINTET_")} | {"QUINTET_API_KEY": KEY}
         self.process = subprocess.Popen(command, stderr=self.log_file, env=environment)
         try:
