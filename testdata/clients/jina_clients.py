@@ -1,14 +1,19 @@
-"""Clients of Jina's API. Three of them have its address written into them; it is replaced in the object, nothing else."""
+"""Clients of Jina's API. Four of them have its address written into them; it is replaced in the object, nothing else."""
 import warnings
 
+import langchain_community.document_compressors.jina_rerank as langchain_rerank
 import langchain_community.embeddings.jina as langchain_jina
+import numpy as np
 from chromadb.utils.embedding_functions import JinaEmbeddingFunction
 from haystack import Document
 from haystack.utils import Secret
 from haystack_integrations.components.embedders.jina import JinaDocumentEmbedder, JinaTextEmbedder
+from haystack_integrations.components.rankers.jina import JinaRanker
 from llama_index.embeddings.jinaai import JinaEmbedding
 
 from served import CHUNKS, KEY, MODEL, TEXTS
+
+QUESTION = "When does the train to Berlin leave?"
 
 
 def langchain_community_jina(server, reference):
@@ -84,9 +89,56 @@ def chroma_jina(server, reference):
     reference.equal(late, reference.chunks(CHUNKS, "retrieval.passage"))
 
 
+def expected_ranks(reference, query, documents):
+    """Cosines of the query with each document, and the documents' places, best first."""
+    (asked,) = reference.vectors([query], "retrieval.query")
+    asked = np.frombuffer(asked, "<f4").astype(float)
+    cosines = [np.frombuffer(v, "<f4").astype(float) @ asked for v in reference.vectors(documents, "retrieval.passage")]
+    return cosines, sorted(range(len(documents)), key=lambda index: -cosines[index])
+
+
+def ranked(found, cosines, places):
+    """Asserts places and scores; a score is a sum of its own, so the last bits may differ from ours."""
+    assert [index for index, _ in found] == places[: len(found)], f"{found}, expected {places}"
+    assert all(abs(score - cosines[index]) < 1e-6 for index, score in found), f"{found}, expected {cosines}"
+
+
+def langchain_community_rerank(server, reference):
+    """LangChain's reranker over Jina's route."""
+    langchain_rerank.JINA_API_URL = f"{server.v1}/rerank"
+    client = langchain_rerank.JinaRerank(jina_api_key=KEY, model=MODEL)
+    answer = client.rerank(TEXTS, QUESTION, top_n=3)
+    assert len(answer) == 3
+    ranked([(row["index"], row["relevance_score"]) for row in answer], *expected_ranks(reference, QUESTION, TEXTS))
+
+
+def haystack_rerank(server, reference):
+    """Haystack's ranker over Jina's route."""
+    client = JinaRanker(model=MODEL, api_key=Secret.from_token(KEY), base_url=f"{server.v1}/rerank")
+    answer = client.run(QUESTION, [Document(content=text) for text in TEXTS])
+    found = [(TEXTS.index(document.content), document.score) for document in answer["documents"]]
+    assert len(found) == len(TEXTS) and answer["meta"]["usage"]["total_tokens"] > len(TEXTS)
+    ranked(found, *expected_ranks(reference, QUESTION, TEXTS))
+
+
+def litellm_rerank(server, reference):
+    """LiteLLM's call, through its Jina side."""
+    import litellm  # slow to import
+
+    answer = litellm.rerank(
+        model=f"jina_ai/{MODEL}", query=QUESTION, documents=TEXTS, top_n=4, api_base=server.url, api_key=KEY
+    )
+    found = [(row["index"], row["relevance_score"]) for row in answer.results]
+    assert len(found) == 4
+    ranked(found, *expected_ranks(reference, QUESTION, TEXTS))
+
+
 CLIENTS = [
     ("langchain-community, Jina", "/v1/embeddings", langchain_community_jina),
     ("llama-index-embeddings-jinaai", "/v1/embeddings", llama_index_jina),
     ("jina-haystack", "/v1/embeddings", haystack_jina),
     ("chromadb, Jina", "/v1/embeddings", chroma_jina),
+    ("langchain-community, Jina rerank", "/v1/rerank", langchain_community_rerank),
+    ("jina-haystack, rerank", "/v1/rerank", haystack_rerank),
+    ("litellm, Jina rerank", "/v1/rerank", litellm_rerank),
 ]

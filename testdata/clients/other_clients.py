@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import cohere
+import numpy as np
 import openai
 import yaml
 from chromadb.utils.embedding_functions import HuggingFaceEmbeddingServer
@@ -54,8 +55,18 @@ def huggingface_hub(server, reference):
     client = InferenceClient(model=f"{server.url}/embed", token=KEY)
     reference.same(client.feature_extraction(TEXTS), TEXTS)
     reference.same(client.feature_extraction(TEXTS[0]), TEXTS[:1])
+    passages = client.feature_extraction(TEXTS, prompt_name="retrieval.passage")
+    reference.same(passages, TEXTS, "retrieval.passage")
     reference.same(client.feature_extraction(TEXTS, normalize=False), TEXTS, normalized=False)
     reference.same(client.feature_extraction(TEXTS, truncate=True, dimensions=64), TEXTS, dimensions=64)
+
+
+def huggingface_hub_similarity(server, reference):
+    """InferenceClient's comparison of one sentence with others."""
+    client = InferenceClient(model=f"{server.url}/similarity", token=KEY)
+    found = client.sentence_similarity(TEXTS[0], TEXTS)
+    one, *others = (np.frombuffer(v, "<f4").astype(float) for v in reference.vectors([TEXTS[0], *TEXTS]))
+    assert np.allclose(found, [one @ other for other in others], rtol=0, atol=1e-6), found
 
 
 def huggingface_hub_root(server, reference):
@@ -169,6 +180,7 @@ CLIENTS = [
     ("litellm, proxy", "/v1/embeddings", litellm_proxy),
     ("cohere", "/v2/embed", cohere_sdk),
     ("huggingface_hub", "/embed", huggingface_hub),
+    ("huggingface_hub, similarity", "/similarity", huggingface_hub_similarity),
     ("huggingface_hub, address alone", "/", huggingface_hub_root),
     ("llama-index-embeddings-text-embeddings-inference", "/embed", llama_index_tei),
     ("chromadb, TEI", "/embed", chroma_tei),
