@@ -7,6 +7,7 @@ Needs the packages of requirements.txt, and node and npm for openai-node. Prints
 Nothing leaves this machine, but npm's download of openai-node.
 """
 import argparse
+import json
 import os
 import sys
 import time
@@ -45,7 +46,8 @@ def version(name):
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
-        return ""
+        package_json = json.loads((Path(__file__).parent / "node" / "package.json").read_text())
+        return package_json["dependencies"]["openai"]
 
 
 def main():
@@ -71,7 +73,7 @@ def main():
                     result = "not yet"
                 else:
                     check(server, reference)
-                    result = str(reference.compared - before)
+                    result = str(reference.compared - before or "scores, to 1e-6")
             except skipped as reason:
                 result = "skipped"
                 print(f"skipped: {name}: {reason}", file=sys.stderr)
