@@ -1,0 +1,200 @@
+#!/usr/bin/env python3
+"""`quintet serve` under load: rates until refusal, short queries beside bulk, SIGTERM in mid-load, soak.
+
+    python bench/load/load.py --quintet target/release/quintet --output bench/results/DATE-load.md
+
+Needs requirements.txt. Arrivals are Poisson and wait for nobody (open loop); latency counts from the moment a request
+was due, so a slow server cannot hide. Every vector of every answer is compared with that of `quintet embed`. Writes a
+page and a plot beside it. `--seconds 4` gives a first look in two minutes, `--soak 3600` adds an hour. The client takes
+its part of the processor: give the server `--threads` fewer than there are cores.
+"""
+import argparse
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "testdata" / "clients"))
+import mix  # noqa: E402
+import report  # noqa: E402
+from client import Client  # noqa: E402
+from served import KEY, Served  # noqa: E402
+
+SHARES_OF_CAPACITY = [0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.25, 2.0]
+SATURATING = 64  # requests in flight
+BULK = 32  # bulk requests in flight, beside queries
+QUERIES_PER_S = 10
+QUEUE_S = 5.0  # the queue holds this much work, so that a short run reaches refusal,
+QUEUE_TOKENS = 40_000  # or five documents
+CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def memory_kib(pid):
+    """Memory of the process that is not a mapped file."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1])
+    raise RuntimeError("no RssAnon in /proc")
+
+
+def cpu_s(pid):
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
+
+
+def bench(args, requests):
+    """Tokens a second of `quintet bench` on the same mix: wall, and per second of CPU."""
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump({"workloads": {"mix": [ids for request in requests for ids in request.token_ids]}}, file)
+        file.flush()
+        command = [args.quintet, "bench", "--model", args.model, "--threads", str(args.threads), "--json"]
+        command += ["--precision", args.precision, "--task", "retrieval.passage", "--repeat", "1", "--workload", file.name]
+        answer = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    measured = json.loads(answer.stdout)["workloads"][0]
+    return {"wall": measured["tokens_per_s"], "cpu": measured["tokens"] / measured["cpu_s"]}
+
+
+def serve(args, *arguments):
+    options = ["--threads", str(args.threads), "--precision", args.precision]
+    return Served(args.quintet, args.model, *options, *arguments)
+
+
+async def saturate(args, requests):
+    """Tokens a second with the queue never empty, as `bench` counts them."""
+    with serve(args) as server:
+        async with Client(server.url, KEY) as client:
+            await client.closed_loop(requests, SATURATING, 1)
+            before, start = cpu_s(server.process.pid), time.monotonic()
+            outcomes = await client.closed_loop(requests, SATURATING, args.seconds * 2, seed=3)
+            wall, cpu = time.monotonic() - start, cpu_s(server.process.pid) - before
+    tokens = sum(outcome.tokens for outcome in outcomes if outcome.status == 200)
+    return {"wall": tokens / wall, "cpu": tokens / cpu, "outcomes": outcomes}
+
+
+async def rising(args, requests, capacity):
+    """Each step on the same server: rate, tokens a second, outcomes."""
+    mean = sum(request.tokens for request in requests) / len(requests)
+    queue_tokens, steps = max(QUEUE_TOKENS, int(capacity * QUEUE_S)), []
+    with serve(args, "--max-queue-tokens", str(queue_tokens)) as server:
+        for seed, share in enumerate(SHARES_OF_CAPACITY):
+            rate = share * capacity / mean
+            async with Client(server.url, KEY) as client:
+                start = time.monotonic()
+                outcomes = await client.open_loop(requests, rate, args.seconds, seed)
+                wall = time.monotonic() - start
+            done = sum(outcome.tokens for outcome in outcomes if outcome.status == 200)
+            late = max((outcome.sent - outcome.due for outcome in outcomes), default=0.0)
+            memory = memory_kib(server.process.pid)
+            steps.append({"share": share, "rate": rate, "tokens_per_s": done / wall, "outcomes": outcomes,
+                          "late_s": late, "memory_kib": memory})
+            print(f"  {share:4.2f} of capacity: {len(outcomes)} requests", file=sys.stderr)
+    return {"queue_tokens": queue_tokens, "steps": steps}
+
+
+async def beside_bulk(args, requests):
+    """Latencies of short queries alone and beside bulk work that never ends."""
+    queries = [request for request in requests if request.kind == "query"]
+    passages = [request for request in requests if request.kind == "passages"]
+    documents = [request for request in requests if request.kind == "document"]
+    cases = {
+        "nothing": None,
+        "passages": (passages, None),
+        "passages, `X-Tier: batch`": (passages, "batch"),
+        "documents": (documents, None),
+        "documents, `X-Tier: batch`": (documents, "batch"),
+    }
+    answers = {}
+    for name, bulk in cases.items():
+        with serve(args) as server:
+            async with Client(server.url, KEY) as client:
+                await client.open_loop(queries, QUERIES_PER_S, 1)
+                load = bulk and asyncio.create_task(client.closed_loop(bulk[0], BULK, args.seconds + 1, bulk[1]))
+                await asyncio.sleep(1 if bulk else 0)
+                answers[name] = await client.open_loop(queries, QUERIES_PER_S, args.seconds)
+                answers[name + " (bulk)"] = await load if load else []
+        print(f"  beside {name}", file=sys.stderr)
+    return answers
+
+
+async def terminated(args, requests, capacity):
+    """SIGTERM while requests wait, run and arrive: which of those sent before it were answered."""
+    mean = sum(request.tokens for request in requests) / len(requests)
+    with serve(args) as server:
+        async with Client(server.url, KEY) as client:
+            load = asyncio.create_task(client.open_loop(requests, 1.2 * capacity / mean, args.seconds))
+            await asyncio.sleep(args.seconds * 0.7)
+            signalled = time.monotonic()
+            server.process.send_signal(signal.SIGTERM)
+            outcomes = await load
+        code = server.process.wait(timeout=90)
+    before = [outcome for outcome in outcomes if outcome.sent < signalled]
+    waiting = [outcome for outcome in before if outcome.ended > signalled]
+    return {"before": before, "waiting": waiting, "after": [o for o in outcomes if o.sent >= signalled], "code": code,
+            "stopped_s": max((outcome.ended for outcome in waiting), default=signalled) - signalled}
+
+
+async def soak(args, requests, capacity):
+    """Hours at 0.7 of capacity: memory by time, every answer compared, server's count against ours."""
+    mean, samples, outcomes = sum(request.tokens for request in requests) / len(requests), [], []
+    with serve(args) as server:
+        start = time.monotonic()
+        async with Client(server.url, KEY) as client:
+            while (elapsed := time.monotonic() - start) < args.soak:
+                slice_s = min(10.0, args.soak - elapsed)
+                outcomes += await client.open_loop(requests, 0.7 * capacity / mean, slice_s, seed=int(elapsed * 1000))
+                samples.append((time.monotonic() - start, memory_kib(server.process.pid)))
+            async with client.session.get(f"{server.url}/metrics") as answer:
+                metrics = await answer.text()
+    counted = sum(int(line.split()[-1]) for line in metrics.splitlines()
+                  if line.startswith("quintet_requests_total") and "/v1/embeddings" in line)
+    return {"outcomes": outcomes, "samples": samples, "counted": counted}
+
+
+async def measure(args):
+    print("making requests", file=sys.stderr)
+    requests = mix.make(args.quintet, args.model, args.requests, args.corpus)
+    rounds = []
+    for number in range(args.rounds):
+        print(f"saturation, round {number + 1}", file=sys.stderr)
+        rounds.append({"bench": bench(args, requests), "server": await saturate(args, requests)})
+    capacity = sorted(r["bench"]["wall"] for r in rounds)[len(rounds) // 2]
+    print(f"capacity {capacity:.0f} tokens/s; rising rates", file=sys.stderr)
+    measured = {"requests": requests, "rounds": rounds, "capacity": capacity}
+    measured |= await rising(args, requests, capacity)
+    measured["beside_bulk"] = await beside_bulk(args, requests)
+    print("SIGTERM", file=sys.stderr)
+    measured["terminated"] = await terminated(args, requests, capacity)
+    if args.soak:
+        print("soak", file=sys.stderr)
+        measured["soak"] = await soak(args, requests, capacity)
+    return measured
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quintet", default="target/release/quintet", help="program under test")
+    parser.add_argument("--model", default="mini", help="model that it serves")
+    parser.add_argument("--threads", type=int, default=max(1, os.cpu_count() - 1), help="of the server and of bench")
+    parser.add_argument("--precision", default="exact")
+    parser.add_argument("--seconds", type=float, default=20, help="of each step")
+    parser.add_argument("--rounds", type=int, default=3, help="of bench and saturation, taking turns")
+    parser.add_argument("--requests", type=int, default=400, help="different ones")
+    parser.add_argument("--soak", type=float, default=0, help="seconds of soak")
+    parser.add_argument("--corpus", type=Path, help="text file whose words are sent")
+    parser.add_argument("--output", type=Path, required=True, help="page to write; the plot goes beside it")
+    args = parser.parse_args()
+    load_before = os.getloadavg()[0]
+    measured = asyncio.run(measure(args))
+    wrong = report.write(args, measured, load_before)
+    print(args.output, file=sys.stderr)
+    if wrong:
+        sys.exit(f"{wrong} answers were lost or wrong")
+
+
+if __name__ == "__main__":
+    main()
