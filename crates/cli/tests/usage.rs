@@ -33,6 +33,7 @@ fn the_help_is_the_tour() {
     Models:
       pull        Download a model from the model hub
       models      List the downloaded models
+      pack        Keep a model's packed weights as a file, for a quick start
       info        Describe a model: layout, shapes, adapters, memory, licence
 
     Check:
