@@ -223,32 +223,29 @@ impl<'a> Page<'a> {
         out.push_str("</dl>");
     }
 
-    /// A schema's type in words, to a depth.
+    /// A schema's type as TypeScript writes it, to a depth.
     fn type_of(&self, schema: &Value, depth: usize) -> String {
         let schema = self.resolved(schema);
-        if let Some(values) = schema["enum"].as_array() {
-            let values: Vec<&str> = values.iter().map(text).collect();
-            return values.join(" | ");
-        }
-        for word in ["oneOf", "anyOf"] {
+        for word in ["oneOf", "anyOf", "enum"] {
             if let Some(ways) = schema[word].as_array() {
-                let ways: Vec<String> = ways
-                    .iter()
-                    .map(|way| self.type_of(way, depth + 1))
-                    .collect();
-                return ways.join(" or ");
+                let way = |way: &Value| match way.as_str() {
+                    Some(value) => value.to_owned(),
+                    None => self.type_of(way, depth),
+                };
+                return ways.iter().map(way).collect::<Vec<_>>().join(" | ");
             }
         }
         match &schema["type"] {
             Value::String(name) if name == "array" && depth < 4 => {
-                format!("list of {}", self.type_of(&schema["items"], depth + 1))
+                let item = self.type_of(&schema["items"], depth + 1);
+                if item.contains(' ') {
+                    format!("({item})[]")
+                } else {
+                    format!("{item}[]")
+                }
             }
-            Value::String(name) if name == "array" => "list".to_owned(),
             Value::String(name) => name.clone(),
-            Value::Array(names) => {
-                let names: Vec<&str> = names.iter().map(text).collect();
-                names.join(" or ")
-            }
+            Value::Array(names) => names.iter().map(text).collect::<Vec<_>>().join(" | "),
             Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => "any".to_owned(),
         }
     }
