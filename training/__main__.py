@@ -46,7 +46,7 @@ def run(arguments) -> None:
         log(stage="tokenizer", done=True)
     if "teacher" in stages:
         texts = corpus.load(paths, schedule.seed).english
-        teacher.extend(paths.work, texts, schedule.teacher_sentences, log)
+        teacher.extend(paths.work, texts, schedule.teacher_sentences, arguments.threads, log)
     if {"static", "body", "adapters"} & set(stages):
         train(stages, paths, shape, schedule, log)
     if "export" in stages:
@@ -64,7 +64,8 @@ def train(stages: list, paths: Paths, shape: Shape, schedule: Schedule, log: Log
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(schedule.seed)
     items = Items(paths, schedule, log)
-    wanted = targets(paths, shape, log)
+    wanted = targets(paths, shape, schedule, log)
+    items.find_families(wanted)
     model = Mini(shape).to(device)
     static.start(model)
     if "static" in stages:

@@ -55,7 +55,9 @@ class Schedule:
     """Lengths are in steps (of the body in windows of 4096 texts), so that a pause or a slower machine changes no result."""
 
     seed: int = 20_261_123
-    teacher_sentences: int = 500_000
+    teacher_sentences: int = 292_000
+    basis_steps: int = 150
+    basis_lr: float = 2e-3
     static_steps: int = 2_000
     static_batch: int = 2_048
     static_lr: float = 4e-3
