@@ -280,27 +280,20 @@ def train_labelled(trainer: Trainer, task: str, seed: int) -> None:
     trainer.run(task, [task], seed, trainer.schedule.label_lr, loss)
 
 
-def train_matching(trainer: Trainer, again: bool = False) -> None:
-    """Graded pairs: the teacher's cosines among texts of which half come in families. `again`: half are English."""
+def train_matching(trainer: Trainer) -> None:
+    """Graded pairs: the teacher's cosines among texts of which half come in families."""
     task = "text-matching"
     items, count = trainer.items, 4 * trainer.schedule.adapter_batch
 
     def loss(random):
-        chosen = items.draw_mixed(random, 2 * count if again else count)
+        chosen = items.draw_mixed(random, count)
         chosen = chosen[items.length[chosen] < 48]
-        if again:
-            english = items.language[chosen] == items.codes.index("en")
-            chosen = np.concatenate([chosen[english][: count // 2], chosen[~english][: count // 2]])
         goal = torch.from_numpy(trainer.wanted[items.row[chosen]].astype(np.float32)).to(trainer.device)
         vectors = trainer.embed(with_instruction(items, chosen, []), task)
         rows = torch.from_numpy(items.row[chosen]).to(trainer.device)
         return distillation(vectors, goal, rows, trainer.dimensions)[0]
 
-    schedule = trainer.schedule
-    if again:
-        trainer.run("text-matching-again", [task], 16, schedule.again_lr, loss, schedule.again_steps)
-    else:
-        trainer.run(task, [task], 15, schedule.adapter_lr, loss)
+    trainer.run(task, [task], 15, trainer.schedule.adapter_lr, loss)
 
 
 #: Name of a training -> (its adapters, the function).
@@ -310,7 +303,6 @@ TRAININGS = {
     "classification": (["classification"], lambda trainer: train_labelled(trainer, "classification", 14)),
     "separation": (["separation"], lambda trainer: train_labelled(trainer, "separation", 13)),
     "text-matching": (["text-matching"], train_matching),
-    "text-matching-again": (["text-matching"], lambda trainer: train_matching(trainer, again=True)),
 }
 
 

@@ -53,6 +53,8 @@ def targets_table(rows: list, size: int) -> str:
 
 def teacher_table(rows: list, taught: list, size: int) -> str:
     """English, beside the teacher, which knows no adapters."""
+    if not taught:
+        return "(not measured for this export)"
     width = max(row["dimensions"] for row in taught)
     lines = ["| English | mini, own adapter | mini, no adapter | teacher |", "|---|---|---|---|"]
     for name, own in OWN_ADAPTER.items():
@@ -65,6 +67,8 @@ def teacher_table(rows: list, taught: list, size: int) -> str:
 
 def mteb_table(rows: list, checked: list) -> str:
     """The same figures by the mteb package; `rows` has MTEB's main scores under other names in part."""
+    if not checked:
+        return "(not measured for this export)"
     size = max(row["dimensions"] for row in rows)
     lines = ["| task of mteb | mteb | here | largest difference in a language |", "|---|---|---|---|"]
     for task in dict.fromkeys(row["task"] for row in checked):
@@ -79,7 +83,8 @@ def mteb_table(rows: list, checked: list) -> str:
 
 
 def read_rows(file: Path) -> list:
-    return json.loads(file.read_text(encoding="utf8"))["rows"]
+    """Nothing if the file is missing: `teacher.json` and `mteb.json` take longer to make than they are worth each time."""
+    return json.loads(file.read_text(encoding="utf8"))["rows"] if file.exists() else []
 
 
 def write(paths: Paths, figures: Path, target: Path) -> None:
