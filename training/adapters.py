@@ -189,7 +189,7 @@ class Trainer:
                 parameters[key].data[rows] = value
         return checkpoint.exists()
 
-    def run(self, name: str, tasks: list, seed: int, rate: float, loss_of, steps: int | None = None) -> None:
+    def run(self, name: str, tasks: list, seed: int, rate: float, loss_of) -> None:
         """Trains the adapters of `tasks` by `loss_of(random)`, and keeps them."""
         checkpoint = self.paths.work / f"adapter-{name}.pt"
         parameters = self.model.adapter_parameters()
@@ -203,7 +203,7 @@ class Trainer:
             {"params": [parameters[key] for key in noise], "peak": self.schedule.adapter_noise_lr},
         ]
         optimizer = torch.optim.Adam(groups, lr=rate, betas=(0.9, 0.98), fused=True)
-        total, sums = steps or self.schedule.adapter_steps, 0.0
+        total, sums = self.schedule.adapter_steps, 0.0
         for step in range(total):
             set_rate(optimizer, min(1.0, (step + 1) / 30) * max(0.02, 1 - step / total))
             loss = loss_of(np.random.default_rng([self.schedule.seed, seed, step]))
@@ -228,8 +228,7 @@ def draw_group(random, groups: dict, weights: dict):
     return names[random.choice(len(names), p=share / share.sum())]
 
 
-def train_retrieval(trainer: Trainer, again: bool = False) -> None:
-    """`again`: more steps on top, at a higher rate; the first run had learned too slowly."""
+def train_retrieval(trainer: Trainer) -> None:
     pairs = questions(trainer.paths, trainer.schedule.seed)
     ask = Texts(trainer.tokenizer, [pair[2] for pair in pairs], "retrieval.query")
     answer = Texts(trainer.tokenizer, [pair[3] for pair in pairs], "retrieval.passage")
@@ -250,11 +249,7 @@ def train_retrieval(trainer: Trainer, again: bool = False) -> None:
         task = ("retrieval.query", "retrieval.passage")[int(random.integers(2))]
         return 3 * match + 0.5 * trainer.near_teacher(random, task, count // 2)
 
-    tasks, schedule = ["retrieval.query", "retrieval.passage"], trainer.schedule
-    if again:
-        trainer.run("retrieval-again", tasks, 12, schedule.again_lr, loss, schedule.again_steps)
-    else:
-        trainer.run("retrieval", tasks, 11, schedule.adapter_lr, loss)
+    trainer.run("retrieval", ["retrieval.query", "retrieval.passage"], 11, trainer.schedule.adapter_lr, loss)
 
 
 def train_labelled(trainer: Trainer, task: str, seed: int) -> None:
@@ -299,7 +294,6 @@ def train_matching(trainer: Trainer) -> None:
 #: Name of a training -> (its adapters, the function).
 TRAININGS = {
     "retrieval": (["retrieval.query", "retrieval.passage"], train_retrieval),
-    "retrieval-again": (["retrieval.query", "retrieval.passage"], lambda trainer: train_retrieval(trainer, again=True)),
     "classification": (["classification"], lambda trainer: train_labelled(trainer, "classification", 14)),
     "separation": (["separation"], lambda trainer: train_labelled(trainer, "separation", 13)),
     "text-matching": (["text-matching"], train_matching),

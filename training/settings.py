@@ -69,8 +69,6 @@ class Schedule:
     adapter_steps: int = 180
     adapter_batch: int = 40
     adapter_lr: float = 8e-3
-    again_steps: int = 100
-    again_lr: float = 3e-2
     label_lr: float = 3e-2
     adapter_noise_lr: float = 2e-3
 
