@@ -22,6 +22,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=defaults.data, help="folder with train/ and data/")
     parser.add_argument("--work", type=Path, default=defaults.work, help="caches and checkpoints")
     parser.add_argument("--model", type=Path, default=defaults.model, help="where the export is written")
+    parser.add_argument(
+        "--adapters", nargs="+", choices=adapters.TRAININGS, default=list(adapters.TRAININGS), help="only these"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     for name, value in vars(Schedule()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
@@ -46,9 +49,9 @@ def run(arguments) -> None:
         log(stage="tokenizer", done=True)
     if "teacher" in stages:
         texts = corpus.load(paths, schedule.seed).english
-        teacher.extend(paths.work, texts, schedule.teacher_sentences, log)
+        teacher.extend(paths.work, texts, schedule.teacher_sentences, arguments.threads, log)
     if {"static", "body", "adapters"} & set(stages):
-        train(stages, paths, shape, schedule, log)
+        train(stages, paths, shape, schedule, log, arguments.adapters)
     if "export" in stages:
         model = Mini(shape)
         model.load_state_dict(torch.load(paths.work / "final.pt", map_location="cpu")["model"])
@@ -60,11 +63,12 @@ def run(arguments) -> None:
         card.write(paths, paths.work / "eval.json", paths.model.parent / "README.md")
 
 
-def train(stages: list, paths: Paths, shape: Shape, schedule: Schedule, log: Log) -> None:
+def train(stages: list, paths: Paths, shape: Shape, schedule: Schedule, log: Log, names: list) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(schedule.seed)
     items = Items(paths, schedule, log)
-    wanted = targets(paths, shape, log)
+    wanted = targets(paths, shape, schedule, log)
+    items.find_families(wanted)
     model = Mini(shape).to(device)
     static.start(model)
     if "static" in stages:
@@ -76,8 +80,9 @@ def train(stages: list, paths: Paths, shape: Shape, schedule: Schedule, log: Log
     if "adapters" in stages:
         if "body" not in stages:
             model.load_state_dict(torch.load(paths.work / "body.pt", map_location=device)["model"])
-        adapters.train(model, items, wanted, paths, schedule, device, log)
-        save({"model": model.state_dict()}, paths.work / "final.pt")
+        adapters.train(model, items, wanted, paths, schedule, device, log, names)
+        if set(names) == set(adapters.TRAININGS):
+            save({"model": model.state_dict()}, paths.work / "final.pt")
 
 
 if __name__ == "__main__":

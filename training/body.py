@@ -30,7 +30,7 @@ def precision(device):
 def window_batches(items: Items, seed: list, tokens_per_batch: int) -> list:
     """Batches of rows of `items`, each of about one length and at most `tokens_per_batch` tokens with padding."""
     random = np.random.default_rng(seed)
-    chosen = items.draw(random, WINDOW)
+    chosen = items.draw_mixed(random, WINDOW)
     length = np.minimum(items.length[chosen], LONGEST)
     order = np.argsort(length + random.random(WINDOW))
     batches, begin = [], 0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .evaluate import OWN_ADAPTER, language_table, table, values
+from .evaluate import MAIN_METRIC, OWN_ADAPTER, language_table, table, values
 from .settings import Paths
 
 #: (set, part, metric, at least, aim, words) of the quality that the project asks for.
@@ -51,8 +51,46 @@ def targets_table(rows: list, size: int) -> str:
     return "\n".join(lines)
 
 
+def teacher_table(rows: list, taught: list, size: int) -> str:
+    """English, beside the teacher, which knows no adapters."""
+    if not taught:
+        return "(not measured for this export)"
+    width = max(row["dimensions"] for row in taught)
+    lines = ["| English | mini, own adapter | mini, no adapter | teacher |", "|---|---|---|---|"]
+    for name, own in OWN_ADAPTER.items():
+        adapter = "+".join(dict.fromkeys(own))
+        cells = [values(rows, name, adapter, size), values(rows, name, "none", size), values(taught, name, "none", width)]
+        if all("en" in found for found in cells):
+            lines.append(f"| {name} ({MAIN_METRIC[name]}) | " + " | ".join(f"{found['en']:.1f}" for found in cells) + " |")
+    return "\n".join(lines)
+
+
+def mteb_table(rows: list, checked: list) -> str:
+    """The same figures by the mteb package; `rows` has MTEB's main scores under other names in part."""
+    if not checked:
+        return "(not measured for this export)"
+    size = max(row["dimensions"] for row in rows)
+    lines = ["| task of mteb | mteb | here | largest difference in a language |", "|---|---|---|---|"]
+    for task in dict.fromkeys(row["task"] for row in checked):
+        found = {row["language"]: 100 * row["main_score"] for row in checked if row["task"] == task}
+        name = next(row["set"] for row in checked if row["task"] == task)
+        metric = "f1" if name == "tatoeba" else MAIN_METRIC[name]
+        own = values(rows, name, "+".join(dict.fromkeys(OWN_ADAPTER[name])), size, metric)
+        means = [np.mean([one[language] for language in found]) for one in (found, own)]
+        apart = max(abs(found[language] - own[language]) for language in found)
+        lines.append(f"| {task} ({metric}) | {means[0]:.2f} | {means[1]:.2f} | {apart:.2f} |")
+    return "\n".join(lines)
+
+
+def read_rows(file: Path) -> list:
+    """Nothing if the file is missing: `teacher.json` and `mteb.json` take longer to make than they are worth each time."""
+    return json.loads(file.read_text(encoding="utf8"))["rows"] if file.exists() else []
+
+
 def write(paths: Paths, figures: Path, target: Path) -> None:
-    rows = json.loads(figures.read_text(encoding="utf8"))["rows"]
+    """`figures` is what `evaluate --json` wrote; beside it lie `teacher.json` and `mteb.json`."""
+    rows = read_rows(figures)
+    taught, checked = (read_rows(figures.with_name(f"{name}.json")) for name in ("teacher", "mteb"))
     size = max(row["dimensions"] for row in rows)
     files = [paths.model / name for name in ("config.json", "model.safetensors", "tokenizer.json")]
     hashes = "\n".join(
@@ -62,6 +100,8 @@ def write(paths: Paths, figures: Path, target: Path) -> None:
     template = (Path(__file__).parent / "card.md").read_text(encoding="utf8")
     for mark, text in (
         ("{targets}", targets_table(rows, size)),
+        ("{teacher}", teacher_table(rows, taught, size)),
+        ("{mteb}", mteb_table(rows, checked)),
         ("{dimensions}", table(rows)),
         ("{languages}", language_table(rows, size)),
         ("{size}", str(size)),

@@ -7,6 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from . import sentences
 from .settings import LANGUAGES, Paths
 
 #: Files with columns lang, en, xx -> (name in weights, most English sides a language for the teacher).
@@ -120,15 +121,56 @@ def read_intents(paths: Paths):
             yield f"sgd:{intent}", text, "sgd"
 
 
+def made_english(paths: Paths, groups: dict, seed: int):
+    """English texts that `sentences` makes, and words alone, as (set, text). None equals an evaluation text."""
+    glosses = list(read_tsv(paths.train / "english-wordnet/glosses.tsv.gz"))
+    meanings = [(field, words.split(", ")) for field, words, _, _ in glosses]
+    wikipedia = [text for row in read_tsv(paths.train / "wiki-split/wikisplit.tsv.gz") for text in row[1].split(". ")]
+    for text in wikipedia:
+        if len(text) > 25:
+            yield "splits", text
+    for _, words, _, _ in glosses:
+        for word in words.split(", ")[:2]:
+            yield "words", word
+    for _, _, definition, example in glosses:
+        if len(example) > 25:
+            yield "glosses-more", definition
+    real = [text for name in ("tatoeba", "pud", "glosses", "tico19") for text in groups[name]]
+    texts = [("scenes", text) for text in sentences.scenes(60_000, seed)]
+    texts += [("headlines", text) for text in sentences.headlines(20_000, seed)]
+    texts += [("variants", text) for text in sentences.variants(real + wikipedia, meanings, 60_000, seed)]
+    known = {fold(text) for text in read_evaluation(paths)}
+    yield from ((name, text) for name, text in texts if fold(text) not in known)
+
+
+def fold(text: str) -> str:
+    """As train/README.md compares texts: letters and digits in lower case."""
+    return "".join(character for character in text.lower() if character.isalnum())
+
+
+def read_evaluation(paths: Paths):
+    """English texts of the evaluation sets, to keep made texts from being one of them by chance."""
+    for file in sorted((paths.evaluation / "stsb-multi-mt").glob("stsb-en-*.csv")):
+        with open(file, encoding="utf8") as lines:
+            for row in csv.reader(lines):
+                yield from row[:2]
+    for file in sorted((paths.evaluation / "tatoeba").glob("*.eng")):
+        yield from file.read_text(encoding="utf8").splitlines()
+
+
 #: Order in which English texts go to the teacher: (set, most texts). Later rounds repeat sets without a limit.
 TEACHER_ORDER = [
     ("sib200", None), ("pud", None), ("tico19", None), ("questions", None), ("passages", None),
-    ("courses", None), ("tatoeba-rare", None), ("interface", None), ("aosp", None), ("rust", None),
-    ("tatoeba", 60_000), ("lemmas", None), ("wikipedia", None), ("definitions", 10_000),
-    ("bible-shared", 6_000), ("bible", 6_000), ("trivia", 8_000), ("intents", 8_000), ("cldr", 5_000),
-    ("glosses", 8_000), ("python", 3_000), ("interface-words", None), ("tatoeba", None),
-    ("paragraphs", None), ("definitions", None), ("glosses", 30_000), ("trivia", None), ("bible", None),
-    ("bible-shared", None), ("cldr", None), ("python", None),
+    ("courses", None), ("tatoeba-rare", None), ("interface", None),
+    ("scenes", 25_000), ("splits", 14_000), ("glosses", 20_000), ("tatoeba", 50_000), ("headlines", 5_000),
+    ("variants", 10_000), ("lemmas", None), ("aosp", None), ("intents", 8_000), ("trivia", 5_000),
+    ("definitions", 5_000), ("words", 20_000), ("paragraphs", 2_000), ("bible-shared", 2_000), ("bible", 2_000),
+    ("cldr", 4_000), ("rust", None), ("tatoeba", 40_000), ("wikipedia", 3_000), ("interface-words", None),
+    ("tatoeba", None), ("words", 20_000), ("python", 2_000), ("glosses", 20_000), ("variants", None),
+    ("splits", None), ("scenes", None), ("paragraphs", 5_000), ("headlines", None), ("definitions", None),
+    ("glosses", None), ("words", None), ("glosses-more", None), ("wikipedia", None), ("trivia", None),
+    ("bible-shared", None), ("bible", None), ("cldr", None), ("python", None), ("intents", None),
+    ("paragraphs", None),
 ]  # fmt: skip
 
 #: A language with fewer Tatoeba pairs than this has all of them embedded early.
@@ -163,6 +205,12 @@ def load(paths: Paths, seed: int) -> Corpus:
     for name in sorted(groups):
         queues[name] = list(groups[name])
         shuffle.shuffle(queues[name])
+    made_groups = defaultdict(dict)
+    for name, text in made_english(paths, groups, seed + 3):
+        made_groups[name][text] = None
+    for name in sorted(made_groups):
+        queues[name] = list(made_groups[name])
+        random.Random(seed + 4).shuffle(queues[name])
     corpus = Corpus()
     row_of = {}
     for name, limit in TEACHER_ORDER:
@@ -172,7 +220,7 @@ def load(paths: Paths, seed: int) -> Corpus:
             if text not in row_of:
                 row_of[text] = len(corpus.english)
                 corpus.english.append(text)
-                corpus.english_set.append(name.split("-")[0] if name.startswith(("tatoeba", "bible")) else name)
+                corpus.english_set.append(name.split("-")[0] if name.startswith(("tatoeba", "bible", "glosses")) else name)
     corpus.pairs = [(name, language, row_of[english], other) for name, language, english, other in rows + made]
     return corpus
 

@@ -456,6 +456,18 @@ def plot(rows: list, path: Path) -> None:
     figure.savefig(path, dpi=80)
 
 
+def check(backend, arguments) -> None:
+    """Prints mteb's main scores; with `--json` writes them."""
+    from training import mteb_tasks
+
+    rows = mteb_tasks.run(backend, arguments.data, arguments.languages)
+    for name in dict.fromkeys(row["task"] for row in rows):
+        found = [100 * row["main_score"] for row in rows if row["task"] == name]
+        print(f"{name:30} {np.mean(found):6.2f}  mean of {len(found)}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"backend": backend.name, "rows": rows}, indent=0), encoding="utf8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Paths().evaluation, help="folder with the evaluation sets")
@@ -466,6 +478,7 @@ def main() -> None:
     parser.add_argument("--languages", nargs="+", choices=list(LANGUAGES), default=list(LANGUAGES))
     parser.add_argument("--dimensions", nargs="+", type=int)
     parser.add_argument("--every-adapter", action="store_true", help="each adapter on each set, not its own only")
+    parser.add_argument("--mteb", action="store_true", help="STS-B, Tatoeba and Banking77 by the mteb package itself")
     parser.add_argument("--bf16", action="store_true", help="PyTorch: products in bf16, faster and less exact")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, help="write all figures here")
@@ -477,6 +490,9 @@ def main() -> None:
         backend = QuintetBackend(arguments.quintet, arguments.model)
     else:
         backend = TorchBackend(arguments.model, arguments.threads, arguments.bf16)
+    if arguments.mteb:
+        check(backend, arguments)
+        return
     dimensions = arguments.dimensions or backend.dimensions
     languages = ["en"] if arguments.teacher else arguments.languages
     rows = evaluate(backend, arguments.data, arguments.sets, languages, dimensions, arguments.every_adapter)

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import numpy as np
+import torch
 from tokenizers import Tokenizer
 
 from . import corpus, teacher
+from .losses import neighbours, similarity
 from .settings import LANGUAGES, Paths, Schedule, Shape
 
 #: Last dimensions of the vector that the targets leave at zero. A token that should weigh little in the
@@ -13,7 +15,7 @@ from .settings import LANGUAGES, Paths, Schedule, Shape
 SPARE = 8
 
 #: Share of English in a batch, and how far the other languages are evened out (1 leaves them as they are).
-ENGLISH_SHARE = 0.25
+ENGLISH_SHARE = 0.35
 TEMPERATURE = 0.35
 
 ENGLISH_WEIGHTS = {
@@ -21,7 +23,12 @@ ENGLISH_WEIGHTS = {
     "wikipedia": 2.0, "courses": 1.0, "interface": 0.5, "aosp": 0.3, "rust": 0.5, "lemmas": 0.3,
     "definitions": 0.5, "bible": 0.3, "trivia": 0.7, "intents": 1.0, "cldr": 0.2, "glosses": 0.5,
     "python": 0.3, "interface-words": 0.2, "paragraphs": 2.0,
+    "scenes": 1.5, "splits": 2.0, "headlines": 0.7, "variants": 0.8, "words": 0.2,
 }  # fmt: skip
+
+#: Random texts that the others are grouped around for `draw_families`, and how many of a family are drawn at once.
+FAMILIES = 400
+FAMILY = 32
 
 
 class Items:
@@ -55,7 +62,36 @@ class Items:
         share *= (1 - ENGLISH_SHARE) / share.sum()
         share[en] = ENGLISH_SHARE
         weight *= (share / np.maximum(total, 1e-9))[self.language]
-        self.cumulative = np.cumsum(weight / weight.sum())
+        self.weight = weight / weight.sum()
+        self.cumulative = np.cumsum(self.weight)
+
+    def find_families(self, wanted: np.ndarray) -> None:
+        """Groups the texts by the nearest of some random targets; `draw_families` needs it."""
+        random = np.random.default_rng(0)
+        centres = wanted[random.choice(len(wanted), FAMILIES, replace=False)].astype(np.float32)
+        blocks = range(0, len(wanted), 65_536)
+        nearest = [(wanted[begin : begin + 65_536].astype(np.float32) @ centres.T).argmax(1) for begin in blocks]
+        known = np.nonzero(self.weight)[0]
+        family = np.concatenate(nearest)[self.row[known]]
+        order = np.argsort(family, kind="stable")
+        self.by_family = known[order]
+        self.family_cumulative = np.cumsum(self.weight[self.by_family])
+        ends = self.family_cumulative[np.searchsorted(family[order], np.arange(FAMILIES), "right") - 1]
+        self.family_bounds = np.concatenate([[0.0], ends])
+
+    def draw_families(self, random: np.random.Generator, count: int) -> np.ndarray:
+        """`FAMILY` texts at a time of one family, families drawn by their weight."""
+        point = random.random(-(-count // FAMILY)) * self.family_bounds[-1]
+        family = np.searchsorted(self.family_bounds[1:], point)
+        low, high = self.family_bounds[family], self.family_bounds[family + 1]
+        point = low[:, None] + random.random((len(family), FAMILY)) * (high - low)[:, None]
+        place = np.searchsorted(self.family_cumulative, point.reshape(-1)[:count])
+        return self.by_family[np.minimum(place, len(self.by_family) - 1)]
+
+    def draw_mixed(self, random: np.random.Generator, count: int) -> np.ndarray:
+        """Half at random, half families, in which the teacher's cosines have all grades."""
+        half = count // 2
+        return np.concatenate([self.draw(random, count - half), self.draw_families(random, half)])
 
     def ids(self, item: int, longest: int) -> np.ndarray:
         ids = self.flat[self.start[item] : self.start[item + 1]]
@@ -103,25 +139,45 @@ def blocks(texts: list, size: int = 20_000):
         yield texts[begin : begin + size]
 
 
-def targets(paths: Paths, shape: Shape, log) -> np.ndarray:
-    """The teacher's vectors turned so that dimensions come by falling variance, and cut; float16, unit length.
+def targets(paths: Paths, shape: Shape, schedule: Schedule, log) -> np.ndarray:
+    """The teacher's vectors in fewer dimensions by a learned linear map, so that each prefix keeps the neighbours.
 
-    A turn keeps every cosine, and makes a prefix of the vector the best one of its length.
+    Float16, unit length. The last `SPARE` dimensions are zero.
     """
     known = teacher.vectors(paths.work)
     width = shape.hidden_size - SPARE
     basis_file = paths.work / "basis.npy"
     if not basis_file.exists():
-        sample = known[np.random.default_rng(0).permutation(len(known))[:60_000]].astype(np.float32)
-        energy, basis = np.linalg.eigh(sample.T @ sample)
-        energy, basis = energy[::-1] / energy.sum(), basis[:, ::-1]
-        np.save(basis_file, np.ascontiguousarray(basis))
-        kept = {str(size): float(energy[:size].sum()) for size in (32, 64, 128, width)}
-        log(stage="targets", energy_kept=kept)
-    basis = np.load(basis_file)[:, :width]
+        sizes = [size for size in shape.matryoshka_dimensions if size < width] + [width]
+        np.save(basis_file, learn_basis(known, sizes, schedule, log))
+    basis = np.load(basis_file)
     result = np.zeros((len(known), shape.hidden_size), np.float16)
     for begin in range(0, len(known), 65_536):
         block = known[begin : begin + 65_536].astype(np.float32) @ basis
         block /= np.linalg.norm(block, axis=1, keepdims=True)
         result[begin : begin + len(block), :width] = block
     return result
+
+
+def learn_basis(known: np.ndarray, sizes: list, schedule: Schedule, log) -> np.ndarray:
+    """[teacher, width]: starts at the principal components, and is trained so that the cosines of every prefix
+    are those of the whole vectors."""
+    random = np.random.default_rng([schedule.seed, 4])
+    sample = known[random.permutation(len(known))[:60_000]].astype(np.float32)
+    _, basis = np.linalg.eigh(sample.T @ sample)
+    basis = torch.nn.Parameter(torch.from_numpy(np.ascontiguousarray(basis[:, ::-1][:, : sizes[-1]])))
+    optimizer = torch.optim.Adam([basis], lr=schedule.basis_lr)
+    sums = 0.0
+    for step in range(schedule.basis_steps):
+        optimizer.param_groups[0]["lr"] = schedule.basis_lr * (1 - step / schedule.basis_steps)
+        goal = torch.from_numpy(sample[random.choice(len(sample), 1_024, replace=False)])
+        made = goal @ basis
+        loss = neighbours(made, goal, sizes) + 20 * similarity(made, goal, sizes)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        sums += loss.item()
+        if step % 25 == 24:
+            log(stage="basis", step=step + 1, loss=sums / 25)
+            sums = 0.0
+    return basis.detach().numpy()

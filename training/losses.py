@@ -67,9 +67,8 @@ def distillation(vectors, wanted, rows, dimensions: list):
     """
     close = distance(vectors, wanted, dimensions)
     apart = contrast(vectors, wanted, duplicates(rows), dimensions[1:])
-    short = dimensions[1::2]
-    graded = NEIGHBOUR_WEIGHT * neighbours(vectors, wanted, short)
-    graded = graded + SIMILARITY_WEIGHT * similarity(vectors, wanted, short)
+    graded = NEIGHBOUR_WEIGHT * neighbours(vectors, wanted, dimensions[1:])
+    graded = graded + SIMILARITY_WEIGHT * similarity(vectors, wanted, dimensions[1:])
     return close + CONTRAST_WEIGHT * apart + graded, close.detach(), apart.detach()
 
 

@@ -23,10 +23,10 @@ class AdaptedLinear(nn.Module):
         self.lora_B = nn.Parameter(torch.zeros(len(TASKS), outputs, shape.lora_rank))
 
     def forward(self, states, task):
-        weight = self.original
+        result = F.linear(states, self.original, self.bias)
         if task is not None:
-            weight = weight + self.scale * (self.lora_B[task] @ self.lora_A[task])
-        return F.linear(states, weight, self.bias)
+            result = result + self.scale * F.linear(F.linear(states, self.lora_A[task]), self.lora_B[task])
+        return result
 
 
 class AdaptedEmbedding(nn.Module):
@@ -65,10 +65,24 @@ class Layer(nn.Module):
         qkv = self.Wqkv(states, task).view(batch, length, 3, self.heads, hidden // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         query, key = rotate(query, cos, sin), rotate(key, cos, sin)
-        context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        context = attention(query, key, value, mask)
         context = context.transpose(1, 2).reshape(batch, length, hidden)
         states = self.norm1(states + self.out_proj(context, task))
         return self.norm2(states + self.fc2(F.gelu(self.fc1(states, task)), task))
+
+
+#: Up to this many tokens the scores of a batch are few and plain products are faster than the fused kernel.
+SHORT = 160
+
+
+def attention(query, key, value, mask):
+    """[batch, heads, tokens, head_dim] each; `mask` is true where a token is attended."""
+    if query.shape[2] > SHORT:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -1e4)
+    return scores.softmax(-1).to(value.dtype) @ value
 
 
 def rotate(states, cos, sin):

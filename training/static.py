@@ -3,18 +3,22 @@
 The encoder starts out as this very function (its layers begin as the identity), so the encoder goes on from here.
 """
 
+import re
+
 import numpy as np
 import torch
 import torch.nn.functional as F
+from tokenizers import Tokenizer
 
 from .items import SPARE, Items
 from .losses import distillation
 from .model import Mini
 from .settings import Paths, Schedule
+from .teacher import Teacher
 
 #: Weight of the spare dimensions in the last LayerNorm at the start.
 SPARE_GAIN = 0.05
-LONGEST = 256
+LONGEST = 96
 #: Texts that are one another's negatives.
 GROUP = 512
 
@@ -24,16 +28,26 @@ def start(model: Mini) -> None:
         model.layers[-1].norm2.weight[-SPARE:] = SPARE_GAIN
 
 
-def bag(table, rows: list):
-    flat = torch.from_numpy(np.concatenate(rows).astype(np.int64)).to(table.device)
-    offsets = torch.from_numpy(np.cumsum([0] + [len(row) for row in rows[:-1]])).to(table.device)
-    return F.embedding_bag(flat, table, offsets, mode="mean")
+def start_words(model: Mini, paths: Paths) -> int:
+    """Gives the row of each whole English-looking word the teacher's vector of that word; gives their number."""
+    tokenizer = Tokenizer.from_file(str(paths.work / "tokenizer.json"))
+    words = {piece: id for piece, id in tokenizer.get_vocab().items() if re.fullmatch("▁[A-Za-z]{3,}", piece)}
+    made = Teacher(torch.bfloat16).encode([piece[1:] for piece in words]) @ np.load(paths.work / "basis.npy")
+    made = torch.from_numpy(made / np.linalg.norm(made, axis=1, keepdims=True))
+    with torch.no_grad():
+        table = model.word_embeddings.original
+        table[list(words.values()), : made.shape[1]] = (made * table.norm(dim=1).mean().cpu()).to(table.device)
+    return len(words)
 
 
-def table_of(model: Mini):
-    """What the untrained encoder makes of each token alone, [vocabulary, hidden]."""
-    unit = model.emb_ln(model.word_embeddings.original + model.token_type_embeddings.original)
-    return model.layers[-1].norm2(unit)
+def bag(model: Mini, rows: list):
+    """What the untrained encoder makes of texts: the mean of what it makes of each token alone."""
+    device = model.word_embeddings.original.device
+    tokens, flat = np.unique(np.concatenate(rows), return_inverse=True)
+    offsets = torch.from_numpy(np.cumsum([0] + [len(row) for row in rows[:-1]])).to(device)
+    table = F.embedding(torch.from_numpy(tokens.astype(np.int64)).to(device), model.word_embeddings.original)
+    table = model.layers[-1].norm2(model.emb_ln(table + model.token_type_embeddings.original))
+    return F.embedding_bag(torch.from_numpy(flat).to(device), table, offsets, mode="mean")
 
 
 def train(model: Mini, items: Items, wanted: np.ndarray, paths: Paths, schedule: Schedule, device, log) -> None:
@@ -52,17 +66,19 @@ def train(model: Mini, items: Items, wanted: np.ndarray, paths: Paths, schedule:
         step = state["step"]
         if "optimizer" in state:
             optimizer.load_state_dict(state["optimizer"])
+    else:
+        log(stage="static", step=0, words=start_words(model, paths))
     total = schedule.static_steps
     sums, tokens = np.zeros(2), 0
     while step < total:
         random = np.random.default_rng([schedule.seed, 1, step])
-        chosen = items.draw(random, schedule.static_batch)
+        chosen = np.concatenate([items.draw_mixed(random, GROUP) for _ in range(schedule.static_batch // GROUP)])
         rows = [items.ids(item, LONGEST) for item in chosen]
         goal = torch.from_numpy(wanted[items.row[chosen]].astype(np.float32)).to(device)
         factor = min(1.0, (step + 1) / 100) * max(0.01, 1 - step / total)
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * factor
-        vectors = bag(table_of(model), rows)
+        vectors = bag(model, rows)
         loss, parts = 0.0, np.zeros(2)
         for begin in range(0, len(chosen), GROUP):
             part = slice(begin, begin + GROUP)
@@ -98,7 +114,7 @@ def save(state: dict, path) -> None:
 @torch.no_grad()
 def validate(model: Mini, items: Items, wanted: np.ndarray, device) -> float:
     """Share of held-out texts nearest to their own target among all held-out targets."""
-    vectors = bag(table_of(model), [items.ids(item, LONGEST) for item in items.validation])
+    vectors = bag(model, [items.ids(item, LONGEST) for item in items.validation])
     return accuracy(vectors, items, wanted, device)
 
 

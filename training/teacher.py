@@ -1,6 +1,7 @@
 """The teacher all-MiniLM-L6-v2, and its vectors kept in a file that grows, so that a stopped run goes on."""
 
 import json
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 WIDTH = 384
 HEADS = 12
 #: Texts that are embedded and written at a time.
-BLOCK = 4_096
+BLOCK = 2_048
 
 
 class Teacher:
@@ -91,20 +92,39 @@ def vectors(work: Path) -> np.ndarray:
     return np.fromfile(file_of(work), dtype=np.float16, count=whole * WIDTH).reshape(-1, WIDTH)
 
 
-def extend(work: Path, texts: list, wanted: int, log) -> None:
+def extend(work: Path, texts: list, wanted: int, threads: int, log) -> None:
     """Embeds texts until `wanted` rows are on file. bf16, whose error is far below the distillation's own."""
     file_of(work).touch()
     done = len(vectors(work))
     wanted = min(wanted, len(texts))
     if done >= wanted:
         return
-    teacher = Teacher(torch.bfloat16, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    blocks = (texts[begin : min(begin + BLOCK, wanted)] for begin in range(done, wanted, BLOCK))
     with open(file_of(work), "r+b") as file:
         file.truncate(done * 2 * WIDTH)
         file.seek(0, 2)
-        while done < wanted:
-            block = texts[done : min(done + BLOCK, wanted)]
-            file.write(teacher.encode(block).astype(np.float16).tobytes())
+        for block in embedded(blocks, threads):
+            file.write(block.tobytes())
             file.flush()
             done += len(block)
             log(stage="teacher", rows=done, wanted=wanted)
+
+
+def embedded(blocks, threads: int):
+    """Vectors of each block in order. On a CPU one process a thread: they never wait for one another."""
+    if torch.cuda.is_available():
+        teacher = Teacher(torch.bfloat16, torch.device("cuda"))
+        yield from (teacher.encode(block).astype(np.float16) for block in blocks)
+        return
+    with multiprocessing.get_context("spawn").Pool(threads, start_worker) as pool:
+        yield from pool.imap(embed_block, blocks)
+
+
+def start_worker() -> None:
+    global worker
+    torch.set_num_threads(1)
+    worker = Teacher(torch.bfloat16)
+
+
+def embed_block(block: list) -> np.ndarray:
+    return worker.encode(block).astype(np.float16)
