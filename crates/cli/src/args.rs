@@ -12,6 +12,7 @@ use crate::commands::config::ConfigArgs;
 use crate::commands::embed::EmbedArgs;
 use crate::commands::info::InfoArgs;
 use crate::commands::models::ModelsArgs;
+use crate::commands::pack::PackArgs;
 use crate::commands::pull::PullArgs;
 use crate::commands::serve::ServeArgs;
 use crate::commands::similarity::SimilarityArgs;
@@ -42,6 +43,7 @@ pub(crate) enum Command {
     Tokenize(TokenizeArgs),
     Pull(PullArgs),
     Models(ModelsArgs),
+    Pack(PackArgs),
     Info(InfoArgs),
     Verify(VerifyArgs),
     Bench(BenchArgs),
@@ -66,6 +68,7 @@ Serve:
 Models:
   pull        Download a model from the model hub
   models      List the downloaded models
+  pack        Keep a model's packed weights as a file, for a quick start
   info        Describe a model: layout, shapes, adapters, memory, licence
 
 Check:
@@ -94,7 +97,7 @@ impl Args {
 }
 
 /// Which model runs, and how.
-#[derive(clap::Args, Debug)]
+#[derive(clap::Args, Clone, Debug)]
 #[command(next_help_heading = "Model")]
 pub(crate) struct ModelArgs {
     /// Model: a hub id that was pulled, a directory, or a .safetensors or .gguf file
@@ -119,7 +122,7 @@ pub(crate) fn precision() -> impl TypedValueParser<Value = Precision> {
 }
 
 /// How many threads work.
-#[derive(clap::Args, Debug)]
+#[derive(clap::Args, Clone, Debug)]
 pub(crate) struct ThreadArgs {
     /// Threads; their number never changes a result [env: QUINTET_THREADS] [default: all cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = "Model")]

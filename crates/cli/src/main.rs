@@ -54,6 +54,7 @@ fn run(command: Command, settings: &Settings) -> anyhow::Result<()> {
             Ok(commands::pull::run(&args, &settings.hub, output, log)?)
         }
         Command::Models(args) => commands::models::run(&args, settings),
+        Command::Pack(args) => commands::pack::run(&args, settings),
         Command::Info(args) => commands::info::run(&args, settings),
         Command::Verify(args) => commands::verify::run(&args, settings),
         Command::Bench(args) => commands::bench::run(&args, settings),

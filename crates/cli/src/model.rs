@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use quintet_engine::BuiltInModel;
 use quintet_engine::weights::hub::{DEFAULT_REVISION, HubCache, HubCacheError, HubId};
 use quintet_engine::{
-    AdapterSource, Checkpoint, CheckpointError, Dimensions, EmbedError, Embedder, LoadOptions,
+    AdapterSource, Checkpoint, CheckpointError, Dimensions, EmbedError, Embedder, LoadError,
+    LoadOptions, Precision,
 };
+use sha2::{Digest, Sha256};
 
 use crate::args::ModelArgs;
 use crate::failure::{self, UserError};
@@ -173,7 +175,8 @@ pub(crate) fn load(args: &ModelArgs, settings: &Settings) -> anyhow::Result<Embe
     load_located(&located, args, settings)
 }
 
-/// Loads a model that was found before.
+/// Loads a model that was found before, from its packed weights if there are any. A file of packed
+/// weights that is out of date or damaged is made anew.
 ///
 /// # Errors
 /// Those of the checkpoint, its adapters and its tokenizer.
@@ -183,6 +186,47 @@ pub(crate) fn load_located(
     settings: &Settings,
 ) -> anyhow::Result<Embedder> {
     let checkpoint = located.open()?;
+    let packed = packed_path(located, args.precision, settings)
+        .ok()
+        .flatten()
+        .filter(|path| path.is_file());
+    let Some(path) = packed else {
+        return load_unpacked(located, &checkpoint, args, settings);
+    };
+    match load_from(located, &checkpoint, Some(&path), args, settings)? {
+        Err(LoadError::PackFile(error)) => {
+            failure::note(&format!("{error}; making them anew"));
+            let embedder = load_unpacked(located, &checkpoint, args, settings)?;
+            if let Err(error) = embedder.write_packed(&checkpoint, &path) {
+                failure::warn(&error.to_string());
+            }
+            Ok(embedder)
+        }
+        loaded => Ok(loaded?),
+    }
+}
+
+/// Loads a model without looking for packed weights.
+///
+/// # Errors
+/// Those of the checkpoint, its adapters and its tokenizer.
+pub(crate) fn load_unpacked(
+    located: &Located,
+    checkpoint: &Checkpoint,
+    args: &ModelArgs,
+    settings: &Settings,
+) -> anyhow::Result<Embedder> {
+    Ok(load_from(located, checkpoint, None, args, settings)??)
+}
+
+/// The outer error is that of an argument.
+fn load_from(
+    located: &Located,
+    checkpoint: &Checkpoint,
+    packed: Option<&Path>,
+    args: &ModelArgs,
+    settings: &Settings,
+) -> anyhow::Result<Result<Embedder, LoadError>> {
     let adapters = args
         .adapters
         .iter()
@@ -193,6 +237,7 @@ pub(crate) fn load_located(
         threads: settings.threads(&args.threads)?,
         isa: settings.isa()?,
         precision: args.precision,
+        packed,
         adapters,
         progress: &|done, steps| {
             bar.set_length(steps as u64);
@@ -200,9 +245,37 @@ pub(crate) fn load_located(
         },
         ..LoadOptions::default()
     };
-    let loaded = Embedder::load(&checkpoint, &options);
+    let loaded = Embedder::load(checkpoint, &options);
     bar.finish_and_clear();
-    Ok(loaded?)
+    Ok(loaded)
+}
+
+/// Where the packed weights of a model are kept; `None` for the one that is built in.
+///
+/// # Errors
+/// [`UserError`] when the environment names no folder for a cache, or the model is not there.
+pub(crate) fn packed_path(
+    located: &Located,
+    precision: Precision,
+    settings: &Settings,
+) -> anyhow::Result<Option<PathBuf>> {
+    let Some(path) = located.path() else {
+        return Ok(None);
+    };
+    let path = path.canonicalize()?;
+    let cache = settings.cache().ok_or_else(|| {
+        UserError::new("there is no folder to keep packed weights in".to_owned())
+            .hint("set QUINTET_CACHE")
+    })?;
+    let key = Sha256::digest(path.as_os_str().as_encoded_bytes());
+    let key: String = key
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    Ok(Some(
+        cache.join("packed").join(format!("{key}-{precision}.pack")),
+    ))
 }
 
 /// Checks a Matryoshka size that the user asked for; warns of one that training did not cover.

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
 
 use quintet_engine::Isa;
 
@@ -19,6 +20,8 @@ pub(crate) struct Settings {
     pub(crate) hub: hub::Settings,
     /// Whether stdout may be coloured: a terminal, and neither `NO_COLOR` nor `TERM=dumb`.
     pub(crate) colour: bool,
+    /// Folder of what can be made again.
+    cache: Option<PathBuf>,
     model: Option<String>,
     threads: Option<String>,
     isa: Option<String>,
@@ -47,6 +50,10 @@ impl Settings {
         Self {
             hub: hub::Settings::from_env(),
             colour: !is_plain && std::io::stdout().is_terminal(),
+            cache: value("QUINTET_CACHE")
+                .map(PathBuf::from)
+                .or_else(|| Some(PathBuf::from(value("XDG_CACHE_HOME")?).join("quintet")))
+                .or_else(|| Some(PathBuf::from(value("HOME")?).join(".cache/quintet"))),
             model: value("QUINTET_MODEL"),
             threads: value("QUINTET_THREADS"),
             isa: value("QUINTET_ISA"),
@@ -76,6 +83,11 @@ impl Settings {
             isa: None,
             ..Self::from_env()
         }
+    }
+
+    /// The folder of what can be made again, if the environment names a place for it.
+    pub(crate) fn cache(&self) -> Option<&Path> {
+        self.cache.as_deref()
     }
 
     /// The model: the flag's, else `QUINTET_MODEL`'s.

@@ -33,6 +33,7 @@ fn the_help_is_the_tour() {
     Models:
       pull        Download a model from the model hub
       models      List the downloaded models
+      pack        Keep a model's packed weights as a file, for a quick start
       info        Describe a model: layout, shapes, adapters, memory, licence
 
     Check:
@@ -165,7 +166,7 @@ fn the_environment_sets_what_no_flag_does() {
     assert_snapshot!(embed(("QUINTET_ISA", "mmx")), @r#"
     exit 1
     --- stderr
-    error: QUINTET_ISA is `mmx`, expected `portable` or `avx2`
+    error: QUINTET_ISA is `mmx`, expected `portable` or `avx2` or `avx512` or `neon`
     "#);
 }
 

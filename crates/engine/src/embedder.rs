@@ -1,6 +1,7 @@
 //! The façade and the main flow: text -> token ids -> packed batches -> encoder -> embeddings.
 
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use quintet_kernels::{Cpu, Isa};
@@ -17,7 +18,7 @@ use crate::late_chunking::{
 use crate::precision::Precision;
 use crate::task::{self, Task, UnknownTask};
 use crate::tokenizer::Tokenizer;
-use crate::weights::{AdapterSource, Checkpoint, Weights};
+use crate::weights::{AdapterSource, Checkpoint, PackFile, PackFileError, Weights};
 
 /// How a model is loaded.
 pub struct LoadOptions<'a> {
@@ -27,6 +28,8 @@ pub struct LoadOptions<'a> {
     pub isa: Isa,
     /// Arithmetic of the weight products.
     pub precision: Precision,
+    /// A file that [`Embedder::write_packed`] made of this checkpoint at this precision.
+    pub packed: Option<&'a Path>,
     /// Adapters beside those of the checkpoint.
     pub adapters: Vec<AdapterSource>,
     /// Tokens that one batch holds at most; a longer text gets a batch of its own. It moves memory and
@@ -45,6 +48,7 @@ impl Default for LoadOptions<'_> {
             threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             isa: Isa::best(),
             precision: Precision::Exact,
+            packed: None,
             adapters: Vec::new(),
             token_budget: DEFAULT_TOKEN_BUDGET,
             progress: &|_, _| (),
@@ -56,6 +60,7 @@ impl Default for LoadOptions<'_> {
 pub struct Embedder {
     cpu: Arc<Cpu>,
     config: ModelConfig,
+    precision: Precision,
     tokenizer: Option<Tokenizer>,
     weights: Arc<Weights>,
     encoder: Mutex<CpuEncoder>,
@@ -71,10 +76,13 @@ impl Embedder {
         let cpu = Arc::new(Cpu::new(options.isa, options.threads));
         let config = checkpoint.config.clone();
         let tokenizer = Tokenizer::open(&checkpoint.tokenizer, config.vocab_size)?;
+        let open = |path| PackFile::open(path, checkpoint, options.precision, &cpu);
+        let packed = options.packed.map(open).transpose()?;
         let weights = Arc::new(Weights::load(
             checkpoint,
             &options.adapters,
             options.precision,
+            packed,
             &cpu,
             options.progress,
         )?);
@@ -83,11 +91,26 @@ impl Embedder {
         Ok(Self {
             cpu,
             config,
+            precision: options.precision,
             tokenizer,
             weights,
             encoder: Mutex::new(encoder),
             token_budget,
         })
+    }
+
+    /// Writes the packed weights to a file that [`LoadOptions::packed`] can name, and returns its
+    /// bytes. `checkpoint` is the one that was loaded; the file is no use without it.
+    ///
+    /// # Errors
+    /// [`PackFileError::Io`] when the file cannot be written. What was at `path` before stays then.
+    pub fn write_packed(&self, checkpoint: &Checkpoint, path: &Path) -> Result<u64, PackFileError> {
+        PackFile::write(path, checkpoint, self.precision, &self.weights, &self.cpu)
+    }
+
+    /// Arithmetic of the weight products.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// Embeds texts or token ids, each with its own task; the results stand in the order of `inputs`.

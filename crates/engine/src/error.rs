@@ -3,7 +3,7 @@
 use crate::encoder::ForwardError;
 use crate::late_chunking::{LateTokenizeError, SpanError};
 use crate::tokenizer::TokenizerError;
-use crate::weights::CheckpointError;
+use crate::weights::{CheckpointError, PackFileError};
 
 /// Why a model could not be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +15,9 @@ pub enum LoadError {
     /// The tokenizer was refused.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
+    /// The file of packed weights was refused; without it the model loads.
+    #[error(transparent)]
+    PackFile(#[from] PackFileError),
 }
 
 impl LoadError {
@@ -23,6 +26,7 @@ impl LoadError {
         match self {
             Self::Checkpoint(error) => error.hint(),
             Self::Tokenizer(_) => None,
+            Self::PackFile(_) => Some("`quintet pack` makes the file anew"),
         }
     }
 }

@@ -49,4 +49,4 @@ pub use precision::{Precision, UnknownPrecision};
 pub use quintet_kernels::{Cpu, Isa};
 pub use task::{RAW, Task, UnknownTask};
 pub use tokenizer::Tokenizer;
-pub use weights::{AdapterSource, BuiltInModel, Checkpoint, CheckpointError};
+pub use weights::{AdapterSource, BuiltInModel, Checkpoint, CheckpointError, PackFileError};

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use quintet_kernels::gemm::Format;
+use quintet_kernels::gemm::{Format, Rows};
 
 /// Arithmetic of the weight products. Adapters, attention, norms and sums are f32 in each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -23,9 +23,9 @@ impl Precision {
     pub const ALL: &[Precision] = &[Precision::Exact, Precision::Balanced, Precision::Fast];
 
     /// How the weights of a layer are kept.
-    pub(crate) fn format(self) -> Format {
+    pub(crate) fn format(self, blocks: &[Rows<'_>]) -> Format {
         match self {
-            Self::Exact => Format::Float,
+            Self::Exact => Format::lossless(blocks),
             Self::Balanced => Format::Int16,
             Self::Fast => Format::Int8,
         }

@@ -54,7 +54,7 @@ fn main() {
     let peak = cpu.measure_peak_gflops() * threads.get() as f64;
     println!("{}, {threads} threads, peak {peak:.0} GFLOP/s", cpu.isa());
     if all || named("products") {
-        for format in [Format::Float, Format::Int16, Format::Int8] {
+        for format in [Format::Bf16, Format::Int16, Format::Int8] {
             products(&cpu, peak, format);
         }
     }

@@ -18,11 +18,14 @@ pub enum Isa {
     /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI: 16 lanes of f32, integer dot products.
     /// Operations without a version of their own run that of AVX2.
     Avx512,
+    /// 64-bit Arm with NEON, which all of them have: 4 lanes of f32, fused multiply-add, and
+    /// integer dot products where the processor has them, which changes no bit.
+    Neon,
 }
 
 impl Isa {
-    /// Every instruction set, slowest first.
-    pub const ALL: &[Isa] = &[Isa::Portable, Isa::Avx2, Isa::Avx512];
+    /// Every instruction set; those of one architecture slowest first.
+    pub const ALL: &[Isa] = &[Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Neon];
 
     /// Whether this processor can run it.
     pub fn is_available(self) -> bool {
@@ -41,6 +44,8 @@ impl Isa {
             }
             #[cfg(not(target_arch = "x86_64"))]
             Isa::Avx2 | Isa::Avx512 => false,
+            // The kernels read lanes of words and of bytes in the order of a little-endian machine.
+            Isa::Neon => cfg!(all(target_arch = "aarch64", target_endian = "little")),
         }
     }
 
@@ -59,6 +64,7 @@ impl Isa {
             Isa::Portable => "portable",
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
+            Isa::Neon => "neon",
         }
     }
 }
@@ -103,39 +109,53 @@ impl Error for ParseIsaError {}
 ///
 /// A new instruction set is one more arm here and one more line at each use. The versions are
 /// safe `#[target_feature]` functions: what makes calling one `unsafe` is only whether the
-/// processor has the instructions. Without `avx512` that set runs the version of AVX2.
+/// processor has the instructions. Without `avx512` that set runs the version of AVX2; without
+/// `neon` that set runs the portable one, which the compiler vectorises for it.
 macro_rules! per_isa {
-    (
-        $isa:expr,
-        portable => $portable:expr,
-        avx2 => $($avx2:ident)::+ ($($argument:expr),* $(,)?) $(,)?
-    ) => {
-        $crate::isa::per_isa!(
-            $isa,
-            portable => $portable,
-            avx2 => $($avx2)::+ ($($argument),*),
-            avx512 => $($avx2)::+ ($($argument),*),
-        )
+    // What a set without a version of its own runs stands first, then its own.
+    (@own $fallback:expr, ) => {
+        $fallback
     };
+    (@own $fallback:expr, $($own:ident)::+ ($($argument:expr),*)) => {
+        $crate::isa::per_isa!(@call $($own)::+ ($($argument),*))
+    };
+    (@call $($version:ident)::+ ($($argument:expr),*)) => {{
+        #[expect(unsafe_code, reason = "the call needs a processor with the instruction set")]
+        // SAFETY: an `Isa` reaches the kernels inside a `Cpu` only, and `Cpu::new` asserts that
+        // the processor has it; AVX-512 includes AVX2 and FMA.
+        let result = unsafe { $($version)::+($($argument),*) };
+        result
+    }};
     (
         $isa:expr,
         portable => $portable:expr,
-        avx2 => $($avx2:ident)::+ ($($argument:expr),* $(,)?),
-        avx512 => $($avx512:ident)::+ ($($argument512:expr),* $(,)?) $(,)?
+        avx2 => $($avx2:ident)::+ ($($argument:expr),* $(,)?)
+        $(, avx512 => $($avx512:ident)::+ ($($argument512:expr),* $(,)?))?
+        $(, neon => $($neon:ident)::+ ($($argument_neon:expr),* $(,)?))?
+        $(,)?
     ) => {
         match $isa {
             $crate::isa::Isa::Portable => $portable,
             #[cfg(target_arch = "x86_64")]
-            #[expect(unsafe_code, reason = "the call needs a processor with AVX2 and FMA")]
-            // SAFETY: an `Isa` reaches the kernels inside a `Cpu` only, and `Cpu::new` asserts
-            // that the processor has it.
-            $crate::isa::Isa::Avx2 => unsafe { $($avx2)::+($($argument),*) },
+            $crate::isa::Isa::Avx2 => {
+                $crate::isa::per_isa!(@call $($avx2)::+ ($($argument),*))
+            }
             #[cfg(target_arch = "x86_64")]
-            #[expect(unsafe_code, reason = "the call needs a processor with AVX-512")]
-            // SAFETY: as above; it includes AVX2 and FMA.
-            $crate::isa::Isa::Avx512 => unsafe { $($avx512)::+($($argument512),*) },
+            $crate::isa::Isa::Avx512 => $crate::isa::per_isa!(
+                @own $crate::isa::per_isa!(@call $($avx2)::+ ($($argument),*)),
+                $($($avx512)::+ ($($argument512),*))?
+            ),
+            #[cfg(target_arch = "aarch64")]
+            $crate::isa::Isa::Neon => $crate::isa::per_isa!(
+                @own $portable,
+                $($($neon)::+ ($($argument_neon),*))?
+            ),
             #[cfg(not(target_arch = "x86_64"))]
             $crate::isa::Isa::Avx2 | $crate::isa::Isa::Avx512 => {
+                unreachable!("`Cpu::new` refuses what the processor lacks")
+            }
+            #[cfg(not(target_arch = "aarch64"))]
+            $crate::isa::Isa::Neon => {
                 unreachable!("`Cpu::new` refuses what the processor lacks")
             }
         }
@@ -159,7 +179,7 @@ mod tests {
         let error = "avx9".parse::<Isa>().unwrap_err();
         assert_eq!(
             error.to_string(),
-            "instruction set `avx9`, expected `portable` or `avx2` or `avx512`"
+            "instruction set `avx9`, expected `portable` or `avx2` or `avx512` or `neon`"
         );
     }
 

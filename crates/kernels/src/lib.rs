@@ -23,7 +23,8 @@
 //! # How an operation is laid out
 //! A folder each: `mod.rs` has the safe entry (checks the lengths, picks the instruction set), the
 //! plain Rust version, which is the specification, and the tests; `avx2.rs` has the fast version,
-//! `avx512.rs` one where AVX2's can be beaten.
+//! `avx512.rs` one where AVX2's can be beaten, `neon.rs` one where the plain Rust can be on 64-bit
+//! Arm.
 //! A mistake in lengths is a bug of the caller and panics.
 
 use std::num::NonZeroUsize;
@@ -37,6 +38,8 @@ pub mod gelu;
 pub mod gemm;
 pub mod isa;
 pub mod layer_norm;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod peak;
 pub mod pooling;
 pub mod rotary;
@@ -75,6 +78,10 @@ impl Cpu {
         self.isa
     }
 
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        expect(dead_code, reason = "only AVX-512 asks")
+    )]
     pub(crate) fn is_wide(&self) -> bool {
         self.is_wide
     }

@@ -5,14 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tokio::sync::watch;
+use tower::ServiceBuilder;
+use tower_http::CompressionLevel;
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::compression::CompressionLayer;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
+use tower_http::decompression::RequestDecompressionLayer;
+use tower_http::map_request_body::MapRequestBodyLayer;
 
 use crate::auth::{self, Auth};
 use crate::batcher::Batcher;
@@ -22,7 +28,7 @@ use crate::error::ApiError;
 use crate::metrics::Metrics;
 use crate::model::Model;
 use crate::observe;
-use crate::routes::{embeddings, health, models};
+use crate::routes::{classify, cohere, docs, embeddings, health, models, rerank, segment, tei};
 
 /// What every handler sees.
 #[derive(Debug)]
@@ -103,8 +109,25 @@ impl App {
 /// Routes and layers.
 pub fn router(app: &SharedApp) -> Router {
     let keyed = Router::new()
+        // OpenAI's and Jina's; some clients leave `/v1` out.
         .route("/v1/embeddings", post(embeddings::embeddings))
         .route("/embeddings", post(embeddings::embeddings))
+        .route("/v1/classify", post(classify::classify))
+        .route("/classify", post(classify::classify))
+        .route("/v1/rerank", post(rerank::rerank))
+        .route("/rerank", post(rerank::rerank))
+        .route("/v1/segment", post(segment::segment))
+        .route("/segment", post(segment::segment))
+        // Text Embeddings Inference's.
+        .route("/", post(tei::embed))
+        .route("/embed", post(tei::embed))
+        .route("/embed_all", post(tei::embed_all))
+        .route("/similarity", post(tei::similarity))
+        .route("/tokenize", post(tei::tokenize))
+        .route("/decode", post(tei::decode))
+        .route("/info", get(tei::info))
+        // Cohere's.
+        .route("/v2/embed", post(cohere::embed))
         .route("/v1/models", get(models::list))
         .route("/models", get(models::list))
         // Ids of the hub contain a slash.
@@ -115,14 +138,25 @@ pub fn router(app: &SharedApp) -> Router {
         .route("/health", get(health::ready))
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready))
-        .route("/metrics", get(health::metrics));
+        .route("/metrics", get(health::metrics))
+        .route("/openapi.json", get(docs::openapi))
+        .route("/docs", get(docs::page))
+        .route("/", get(docs::page));
+    // Within the layers that count and name requests: the body is unpacked as it is read, so that all
+    // limits count what comes out. An unknown encoding is read as it came.
+    let unpacking = ServiceBuilder::new()
+        .layer(RequestDecompressionLayer::new().pass_through_unaccepted(true))
+        .layer(MapRequestBodyLayer::new(Body::new));
     keyed
         .merge(open)
         .fallback(unknown_route)
         .method_not_allowed_fallback(unknown_method)
+        .layer(unpacking)
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn_with_state(Arc::clone(app), observe::observe))
         .layer(cors(&app.config.cors))
+        // Where a client asks for it; speed before size, for a vector's digits are mostly noise.
+        .layer(CompressionLayer::new().quality(CompressionLevel::Fastest))
         .with_state(Arc::clone(app))
 }
 
@@ -140,12 +174,19 @@ fn panicked(_: Box<dyn Any + Send>) -> Response {
 }
 
 /// Headers that a page may read beside the usual.
-const EXPOSED: [&str; 5] = [
+const EXPOSED: [&str; 12] = [
     "x-request-id",
     "openai-processing-ms",
     "retry-after",
     "retry-after-ms",
     "x-token-encoding",
+    "x-compute-characters",
+    "x-compute-tokens",
+    "x-compute-time",
+    "x-total-time",
+    "x-tokenization-time",
+    "x-queue-time",
+    "x-inference-time",
 ];
 
 fn cors(config: &Cors) -> CorsLayer {

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use crate::auth::Auth;
 use crate::batcher::BatcherLimits;
+use crate::listen::Listen;
 
 /// Everything that the server is told at start, beside its model.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where it listens; port 0 takes a free one.
-    pub listen: SocketAddr,
+    /// Where it listens.
+    pub listen: Listen,
     /// Who may call.
     pub auth: Auth,
     /// Certificate chain and key in PEM; plain HTTP without.
@@ -33,7 +34,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            listen: Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 8080))),
             auth: Auth::Open,
             tls: None,
             cors: Cors::Off,

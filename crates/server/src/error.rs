@@ -263,6 +263,10 @@ impl From<BatchError> for ApiError {
 }
 
 /// The engine's refusal of one input in the words that clients know.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "only words that have the input's number in them are written anew"
+)]
 pub fn refused_input(index: usize, error: &EmbedError) -> ApiError {
     let param = format!("input[{index}]");
     if let EmbedError::Forward(error) = error {
@@ -281,9 +285,25 @@ pub fn refused_input(index: usize, error: &EmbedError) -> ApiError {
         )
         .code("context_length_exceeded");
     }
+    // The engine saw this input alone and calls it 0.
+    let words = match error {
+        EmbedError::TokenOutOfRange {
+            position,
+            found,
+            vocab_size,
+            ..
+        } => format!(
+            "input {index} has token id {found} at position {position}, expected ids below {vocab_size}"
+        ),
+        EmbedError::Empty { .. } => {
+            format!("input {index} has no token ids, expected at least one")
+        }
+        EmbedError::Tokenizer { .. } => format!("input {index} cannot be tokenised"),
+        error => error.to_string(),
+    };
     let message = match error.hint() {
-        Some(hint) => format!("{error}; {hint}"),
-        None => error.to_string(),
+        Some(hint) => format!("{words}; {hint}"),
+        None => words,
     };
     ApiError::invalid_param(param, message)
 }
@@ -307,7 +327,8 @@ enum Family {
 
 impl Family {
     fn of(path: &str) -> Self {
-        const TEI: [&str; 6] = [
+        const TEI: [&str; 7] = [
+            "/",
             "/embed",
             "/embed_all",
             "/similarity",

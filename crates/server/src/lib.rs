@@ -4,12 +4,14 @@
 //! connection -> layers -> route -> batcher: tokenise, queue, forward -> embeddings -> response
 //! ```
 //!
-//! - [`app`]: state, routes and layers on one screen; [`serve`]: sockets, TLS, loading and stopping
+//! - [`app`]: state, routes and layers on one screen; [`serve`] and [`listen`]: sockets,
+//!   TLS, loading and stopping
 //! - [`routes`]: a handler each; [`wire`]: what stands in bodies, and nothing else
 //! - [`batcher`]: texts of all requests through one model, the policy a pure function
 //! - [`error`]: what goes wrong, and every status code
 //! - [`auth`], [`body`], [`observe`]: who calls, what they send, what is written down
 //! - [`model`], [`task_names`], [`token_encoding`]: ids, tasks and vocabularies that clients name
+//! - [`segments`]: a text cut into chunks
 //! - [`budget`], [`config`], [`metrics`]
 //!
 //! [`Server::bind`] listens, [`Server::run`] loads the model and serves until it is told to stop.
@@ -21,10 +23,12 @@ pub mod body;
 pub mod budget;
 pub mod config;
 pub mod error;
+pub mod listen;
 pub mod metrics;
 pub mod model;
 pub mod observe;
 pub mod routes;
+pub mod segments;
 pub mod serve;
 pub mod task_names;
 pub mod token_encoding;
@@ -33,5 +37,6 @@ mod write_timeout;
 
 pub use auth::Auth;
 pub use config::{Config, Cors, EmptyInput, Limits, TlsFiles};
+pub use listen::Listen;
 pub use model::{Model, SelfTestError};
 pub use serve::{BindError, RunError, Server};

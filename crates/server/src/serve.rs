@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::fmt::Display;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +13,6 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
@@ -24,6 +22,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use crate::app::{App, Service, SharedApp, router};
 use crate::batcher::Batcher;
 use crate::config::{Config, Limits, TlsFiles};
+use crate::listen::{Listen, Listener};
 use crate::model::Model;
 use crate::write_timeout::WriteTimeout;
 
@@ -35,7 +34,7 @@ pub enum BindError {
     #[error("cannot listen on `{address}`")]
     Listen {
         /// The address.
-        address: SocketAddr,
+        address: Listen,
         /// What the system said.
         source: io::Error,
     },
@@ -75,9 +74,9 @@ pub enum RunError<E> {
 #[derive(Debug)]
 pub struct Server {
     app: SharedApp,
-    listener: TcpListener,
+    listener: Listener,
     tls: Option<TlsAcceptorShown>,
-    address: SocketAddr,
+    address: Listen,
 }
 
 /// `TlsAcceptor` shows nothing of itself.
@@ -97,10 +96,12 @@ impl Server {
     /// [`BindError`] for an address that cannot be had and a certificate that cannot be used.
     pub async fn bind(config: Config) -> Result<Self, BindError> {
         let tls = config.tls.as_ref().map(tls_acceptor).transpose()?;
-        let address = config.listen;
-        let listen = |source| BindError::Listen { address, source };
-        let listener = TcpListener::bind(address).await.map_err(listen)?;
-        let address = listener.local_addr().map_err(listen)?;
+        let listen = |source| BindError::Listen {
+            address: config.listen.clone(),
+            source,
+        };
+        let listener = Listener::bind(&config.listen).await.map_err(listen)?;
+        let address = listener.address().map_err(listen)?;
         Ok(Self {
             app: Arc::new(App::new(config)),
             listener,
@@ -110,8 +111,8 @@ impl Server {
     }
 
     /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    pub fn address(&self) -> &Listen {
+        &self.address
     }
 
     /// Loads the model on a thread of its own and answers meanwhile, until `stop` is ready. Then
@@ -156,7 +157,7 @@ impl Server {
         loop {
             let permit = Arc::clone(&connections).acquire_owned().await;
             let stream = match self.listener.accept().await {
-                Ok((stream, _)) => stream,
+                Ok(stream) => stream,
                 Err(error) => {
                     // Out of file descriptors, mostly: others will close some.
                     tracing::warn!(%error, "a connection could not be accepted");
@@ -164,8 +165,6 @@ impl Server {
                     continue;
                 }
             };
-            // Small answers leave at once; a socket that refuses this still works.
-            let _ = stream.set_nodelay(true);
             let app = Arc::clone(&self.app);
             let tls = self.tls.clone();
             let routes = routes.clone();

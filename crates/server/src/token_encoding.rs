@@ -4,6 +4,7 @@ use tiktoken_rs::{CoreBPE, cl100k_base_singleton, o200k_base_singleton};
 
 use crate::batcher::OwnedContent;
 use crate::error::{ApiError, shortened};
+use crate::wire::segment::TextToken;
 
 /// Whose ids a request's token arrays hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -52,6 +53,36 @@ impl TokenEncoding {
             Self::O200k => Some(o200k_base_singleton()),
             Self::Model => None,
         }
+    }
+
+    /// Runs of whole characters with the ids that make them, `None` for the model's own vocabulary,
+    /// which is the engine's.
+    ///
+    /// # Errors
+    /// [`ApiError`] for a text on which the vocabulary's pattern gives up.
+    pub fn encode(self, text: &str) -> Result<Option<Vec<TextToken>>, ApiError> {
+        let Some(vocabulary) = self.vocabulary() else {
+            return Ok(None);
+        };
+        let refused = || {
+            let message = format!("The text cannot be tokenised with `{}`", self.name());
+            ApiError::invalid_param("content", message)
+        };
+        // The library panics when its regular expression exceeds a limit, on megabytes of spaces say.
+        let encode = std::panic::AssertUnwindSafe(|| vocabulary.encode_ordinary(text));
+        let ids = std::panic::catch_unwind(encode).map_err(|_| refused())?;
+        let mut runs = Vec::new();
+        let mut run = (Vec::new(), Vec::new());
+        for id in ids {
+            let piece = vocabulary.decode_bytes(&[id]).map_err(|_| refused())?;
+            run.0.extend(piece);
+            run.1.push(id);
+            if let Ok(text) = str::from_utf8(&run.0) {
+                runs.push((text.to_owned(), std::mem::take(&mut run.1)));
+                run.0.clear();
+            }
+        }
+        Ok(Some(runs))
     }
 
     /// What ids stand for: text, or themselves where they are the model's own. `index` is the input's

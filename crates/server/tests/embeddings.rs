@@ -13,10 +13,10 @@ use std::sync::LazyLock;
 use base64::Engine as _;
 use quintet_engine::embedding::{EmbeddingType, EncodedEmbedding, encode};
 use quintet_engine::late_chunking::{ChunkPooling, Document, LongDocument};
-use quintet_engine::{Content, EmbedOptions, Input, Truncate};
+use quintet_engine::{EmbedOptions, Truncate};
 use quintet_server::{Config, EmptyInput};
 use serde_json::{Value, json};
-use support::{EMBEDDER, Running, floats};
+use support::{EMBEDDER, Running, floats, vector, vector_with};
 
 static SERVER: LazyLock<Running> = LazyLock::new(|| Running::start(Config::default()));
 
@@ -29,17 +29,6 @@ const TASKS: [&str; 6] = [
     "text-matching",
 ];
 
-fn expected_with(text: &str, task: &str, options: &EmbedOptions) -> Vec<f32> {
-    let task = EMBEDDER.task(task).unwrap();
-    let content = Content::Text(text);
-    let mut embedded = EMBEDDER.embed(&[Input { content, task }], options).unwrap();
-    embedded.remove(0).embedding
-}
-
-fn expected(text: &str, task: &str) -> Vec<f32> {
-    expected_with(text, task, &EmbedOptions::default())
-}
-
 #[test]
 fn the_smallest_request_gives_the_base_models_vector() {
     let answer = SERVER.post("/v1/embeddings", r#"{"input": "Where do storks go?"}"#);
@@ -51,7 +40,7 @@ fn the_smallest_request_gives_the_base_models_vector() {
     assert_eq!(json["data"][0]["index"], 0);
     assert_eq!(
         floats(&json["data"][0]["embedding"]),
-        expected("Where do storks go?", "raw")
+        vector("Where do storks go?", "raw")
     );
     let tokens = EMBEDDER
         .tokenizer()
@@ -73,7 +62,7 @@ fn the_smallest_request_gives_the_base_models_vector() {
 #[test]
 fn a_task_is_named_in_every_way() {
     let vectors = |body: Value| SERVER.embeddings(&body);
-    let query = [expected("storks", "retrieval.query")];
+    let query = [vector("storks", "retrieval.query")];
     for body in [
         json!({"input": "storks", "task": "retrieval.query"}),
         json!({"input": ["storks"], "task_type": "RETRIEVAL_QUERY"}),
@@ -84,7 +73,7 @@ fn a_task_is_named_in_every_way() {
     ] {
         assert_eq!(vectors(body.clone()), query, "{body}");
     }
-    let raw = [expected("storks", "raw")];
+    let raw = [vector("storks", "raw")];
     for body in [
         json!({"input": "storks", "model": "mini:raw"}),
         json!({"input": "storks", "task": "raw"}),
@@ -93,7 +82,7 @@ fn a_task_is_named_in_every_way() {
         assert_eq!(vectors(body.clone()), raw, "{body}");
     }
     let clustering = json!({"input": "storks", "input_type": "clustering"});
-    assert_eq!(vectors(clustering), [expected("storks", "separation")]);
+    assert_eq!(vectors(clustering), [vector("storks", "separation")]);
 }
 
 #[test]
@@ -103,7 +92,7 @@ fn one_request_mixes_tasks() {
         .map(|task| json!({"text": "a stork", "task": task}))
         .collect();
     let found = SERVER.embeddings(&json!({ "input": input }));
-    let expected: Vec<_> = TASKS.iter().map(|task| expected("a stork", task)).collect();
+    let expected: Vec<_> = TASKS.iter().map(|task| vector("a stork", task)).collect();
     assert_eq!(found, expected);
 }
 
@@ -120,7 +109,7 @@ fn vectors_do_not_depend_on_the_load() {
     let expected: Vec<Vec<f32>> = texts
         .iter()
         .enumerate()
-        .map(|(number, text)| expected(text, TASKS[number % 6]))
+        .map(|(number, text)| vector(text, TASKS[number % 6]))
         .collect();
     std::thread::scope(|scope| {
         for client in 0..8 {
@@ -158,7 +147,7 @@ fn base64_holds_the_same_bits() {
         .iter()
         .map(|&value| f32::from_le_bytes(value))
         .collect();
-    assert_eq!(found, expected("storks", "raw"));
+    assert_eq!(found, vector("storks", "raw"));
 }
 
 #[test]
@@ -174,11 +163,11 @@ fn lists_of_sizes_and_types_come_from_one_pass() {
     let data = &json["data"][0];
     assert_eq!(
         floats(&data["embedding"]),
-        expected_with("storks", "raw", &options(64))
+        vector_with("storks", "raw", &options(64))
     );
     let variants = data["embeddings"].as_array().unwrap();
     assert_eq!(variants.len(), 6);
-    let wide = expected_with("storks", "raw", &options(128));
+    let wide = vector_with("storks", "raw", &options(128));
     assert_eq!(floats(&variants[3]["embedding"]), wide);
     let EncodedEmbedding::Unsigned(bits) = encode(&wide, EmbeddingType::Ubinary) else {
         unreachable!()
@@ -203,11 +192,11 @@ fn token_arrays_are_decoded_and_the_vocabulary_is_declared() {
     let json = answer.json();
     assert_eq!(
         floats(&json["data"][1]["embedding"]),
-        expected(text, "separation")
+        vector(text, "separation")
     );
     let own = EMBEDDER.tokenizer().unwrap().encode(text).unwrap();
     let body = json!({"input": own, "token_encoding": "model"});
-    assert_eq!(SERVER.embeddings(&body), [expected(text, "raw")]);
+    assert_eq!(SERVER.embeddings(&body), [vector(text, "raw")]);
 }
 
 #[test]
@@ -236,7 +225,7 @@ fn long_texts_are_refused_or_cut_and_receipted() {
     let data = &json["data"][0];
     assert_eq!(
         floats(&data["embedding"]),
-        expected_with(&text, "raw", &options)
+        vector_with(&text, "raw", &options)
     );
     assert_eq!(
         (data["tokens"].clone(), data["truncated"].clone()),
@@ -369,10 +358,10 @@ fn an_operator_chooses_what_empty_texts_become() {
     let body = json!({"input": ["", "stork", ""], "task": "separation"});
     let zero = Running::start(config(EmptyInput::Zero));
     let found = zero.embeddings(&body);
-    assert_eq!(found[1], expected("stork", "separation"));
+    assert_eq!(found[1], vector("stork", "separation"));
     for empty in [&found[0], &found[2]] {
         assert!(empty.len() == found[1].len() && empty.iter().all(|&value| value == 0.0));
     }
     let embed = Running::start(config(EmptyInput::Embed));
-    assert_eq!(embed.embeddings(&body)[2], expected("", "separation"));
+    assert_eq!(embed.embeddings(&body)[2], vector("", "separation"));
 }

@@ -12,7 +12,7 @@ use std::net::TcpStream;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use quintet_server::{Auth, Config, Cors, Model};
+use quintet_server::{Auth, Config, Cors, Listen, Model};
 use serde_json::json;
 use support::{Running, load};
 
@@ -241,3 +241,60 @@ fn a_client_that_hangs_up_takes_its_work_along() {
     let (tokens, _) = ran();
     assert!(tokens < 200_000.0, "{tokens} tokens ran");
 }
+
+#[cfg(unix)]
+#[test]
+fn a_unix_socket_serves_and_is_cleared_away() {
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("quintet.sock");
+    // What a killed server leaves.
+    drop(UnixListener::bind(&path).unwrap());
+    let mut server = Running::start(Config {
+        listen: Listen::Unix(path.clone()),
+        ..Config::default()
+    });
+    let mut stream = UnixStream::connect(&path).unwrap();
+    write!(
+        stream,
+        "POST /v1/embeddings HTTP/1.1\r\nhost: x\r\nprefer: wait=100\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{BODY}",
+        BODY.len()
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    server.join();
+    assert!(!path.exists());
+}
+
+#[test]
+fn bodies_are_packed_both_ways_where_asked() {
+    let server = Running::start(Config::default());
+    let get = |encoding| server.get_with("/openapi.json", &[("accept-encoding", encoding)]);
+    let plain = get("identity");
+    assert_eq!(plain.header("content-encoding"), None);
+    for encoding in ["gzip", "zstd"] {
+        let packed = get(encoding);
+        assert_eq!(packed.header("content-encoding"), Some(encoding));
+        assert!(packed.bytes.len() * 3 < plain.bytes.len());
+    }
+    // `{"input": "a stork"}` by gzip.
+    let gzip: Vec<u8> = GZIP
+        .as_bytes()
+        .chunks(2)
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
+        .collect();
+    let headers = [("content-encoding", "gzip")];
+    let answer = server.post_with("/v1/embeddings", &headers, &gzip);
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert_eq!(answer.body, server.post("/v1/embeddings", BODY).body);
+    for (encoding, body) in [("gzip", &gzip[..20]), ("gzip", b"{}"), ("br", &gzip)] {
+        let answer = server.post_with("/v1/embeddings", &[("content-encoding", encoding)], body);
+        assert_eq!(answer.status, 400, "{}", answer.body);
+    }
+}
+
+const GZIP: &str =
+    "1f8b0800000000000203ab56cacc2b282d51b252504a54282ec92fca56aa0500b756a79c14000000";

@@ -5,6 +5,7 @@ pub(crate) mod config;
 pub(crate) mod embed;
 pub(crate) mod info;
 pub(crate) mod models;
+pub(crate) mod pack;
 pub(crate) mod pull;
 pub(crate) mod serve;
 pub(crate) mod similarity;

@@ -16,6 +16,12 @@ pub(crate) enum FileMap {
     BuiltIn(&'static [u8]),
 }
 
+impl AsRef<[u8]> for FileMap {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes()
+    }
+}
+
 impl FileMap {
     pub(crate) fn open(path: &Path) -> std::io::Result<Self> {
         let file = File::open(path)?;

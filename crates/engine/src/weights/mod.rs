@@ -11,6 +11,7 @@ mod gguf;
 pub mod hub;
 mod mmap;
 mod names;
+mod pack_file;
 mod packed;
 mod tensors;
 
@@ -21,6 +22,8 @@ pub(crate) use adapters::{Adapter, LayerAdapter};
 pub use checkpoint::{BuiltInModel, Checkpoint, TokenizerSource};
 pub use gguf::GgufTokenizer;
 pub use names::Layout;
+pub(crate) use pack_file::PackFile;
+pub use pack_file::PackFileError;
 pub(crate) use packed::{LayerWeights, Linear, Norm, Weights};
 pub use tensors::Dtype;
 

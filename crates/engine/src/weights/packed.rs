@@ -1,5 +1,7 @@
 //! The base model and its adapters, every tensor checked and packed for the kernels.
 
+use std::cell::RefCell;
+
 use quintet_kernels::Cpu;
 use quintet_kernels::gemm::PackedMatrix;
 
@@ -7,6 +9,7 @@ use super::CheckpointError;
 use super::adapters::{Adapter, AdapterSource};
 use super::checkpoint::Checkpoint;
 use super::names::{Layout, Part};
+use super::pack_file::PackFile;
 use super::tensors::{Table, Tensor, rows};
 use crate::precision::Precision;
 
@@ -43,13 +46,28 @@ pub(crate) struct Weights {
 }
 
 impl Weights {
+    /// The matrices of all layers, in the order in which they are loaded.
+    pub(crate) fn matrices(&self) -> impl Iterator<Item = &PackedMatrix> {
+        self.layers.iter().flat_map(|layer| {
+            let LayerWeights {
+                wqkv,
+                out_proj,
+                fc1,
+                fc2,
+                ..
+            } = layer;
+            [wqkv, out_proj, fc1, fc2].map(|linear| &linear.matrix)
+        })
+    }
+
     /// Reads every tensor once: shape, dtype and finiteness are checked, matrices packed, and their
-    /// file pages given back. `custom` adapters come behind the checkpoint's own.
+    /// file pages given back. Matrices that lie `packed` in a file are taken from there; `custom` adapters come behind the checkpoint's own.
     /// `progress` hears how many of how many steps are done.
     pub(crate) fn load(
         checkpoint: &Checkpoint,
         custom: &[AdapterSource],
         precision: Precision,
+        packed: Option<PackFile>,
         cpu: &Cpu,
         progress: &dyn Fn(usize, usize),
     ) -> Result<Self, CheckpointError> {
@@ -68,6 +86,7 @@ impl Weights {
         let read = WeightReader {
             checkpoint,
             precision,
+            packed: packed.map(|file| RefCell::new(file.into_matrices())),
             cpu,
         };
         progress(0, steps);
@@ -111,6 +130,8 @@ impl Weights {
 struct WeightReader<'a> {
     checkpoint: &'a Checkpoint,
     precision: Precision,
+    /// The matrices of a file of packed weights that are still to be taken.
+    packed: Option<RefCell<std::vec::IntoIter<PackedMatrix>>>,
     cpu: &'a Cpu,
 }
 
@@ -184,6 +205,15 @@ impl<'a> WeightReader<'a> {
     }
 
     fn linear(&self, part: Part) -> Result<Linear, CheckpointError> {
+        let shape = part.weight_shape(&self.checkpoint.config);
+        let packed = self.packed.as_ref().and_then(|matrices| {
+            let matrix = matrices.borrow_mut().next()?;
+            ([matrix.n(), matrix.k()] == shape[..]).then_some(matrix)
+        });
+        if let Some(matrix) = packed {
+            let bias = self.bias(part)?;
+            return Ok(Linear { matrix, bias });
+        }
         let tensors = self.weight(part)?;
         let bytes = tensors
             .iter()
@@ -193,8 +223,8 @@ impl<'a> WeightReader<'a> {
             .iter()
             .map(|(dtype, bytes)| rows(*dtype, bytes))
             .collect();
-        let inputs = part.weight_shape(&self.checkpoint.config)[1];
-        let matrix = PackedMatrix::pack(self.cpu, &blocks, inputs, self.precision.format());
+        let matrix =
+            PackedMatrix::pack(self.cpu, &blocks, shape[1], self.precision.format(&blocks));
         tensors.iter().for_each(Tensor::release);
         Ok(Linear {
             matrix,

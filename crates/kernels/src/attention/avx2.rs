@@ -1,44 +1,13 @@
 //! Softmax attention with AVX2 and FMA.
-//!
-//! Sixteen queries share the lanes of a line, so that the maximum, the exponential and the sums of
-//! the softmax need no step across lanes; keys and values are the broadcast side of the tile. The
-//! softmax is streamed over blocks of keys (Milakov and Gimelshein 2018; FlashAttention, Dao et
-//! al. 2022, alg. 1): when a larger score turns up, what was summed before is scaled down.
 
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::{Head, KEY_BLOCK};
+use super::Head;
+use super::stream::{self, Group, Scratch, Steps};
 use crate::avx2::exp;
 use crate::tile::avx2::{Pair, add, load_line, multiply_add, store_line, zero};
-use crate::tile::{COLUMNS, F32x16, ROWS};
-
-/// Memory of one task.
-#[derive(Default)]
-pub(super) struct Scratch {
-    groups: Vec<Group>,
-    /// Keys of a block, [keys, head_dim].
-    keys: Vec<f32>,
-    /// Values of a block, [keys, head_dim].
-    values: Vec<f32>,
-    /// Scores of a block, then weights: one line of 16 queries a key.
-    weights: Vec<F32x16>,
-    /// One row of the output.
-    row: Vec<f32>,
-}
-
-/// Sixteen queries and what they have gathered so far.
-#[derive(Default)]
-struct Group {
-    /// The queries divided by √head_dim, [head_dim] lines.
-    queries: Vec<F32x16>,
-    /// The weighted sums of the values, [head_dim] lines.
-    sums: Vec<F32x16>,
-    /// The largest score of each query.
-    largest: F32x16,
-    /// The sum of the weights of each query, relative to its largest score.
-    totals: F32x16,
-}
+use crate::tile::{F32x16, ROWS};
 
 /// See [`super::attend`].
 #[target_feature(enable = "avx2,fma")]
@@ -48,87 +17,43 @@ pub(super) fn attend(
     scratch: &mut Scratch,
     write: impl Fn(usize, &[f32]),
 ) {
-    let head_dim = head.head_dim;
-    let group_count = queries.len().div_ceil(COLUMNS);
-    if scratch.groups.len() < group_count {
-        scratch.groups.resize_with(group_count, Group::default);
-    }
-    let groups = &mut scratch.groups[..group_count];
-    for (index, group) in groups.iter_mut().enumerate() {
-        let first = queries.start + index * COLUMNS;
-        group.start(head, first..queries.end.min(first + COLUMNS));
-    }
-    for start in (0..head.tokens()).step_by(KEY_BLOCK) {
-        let block = start..head.tokens().min(start + KEY_BLOCK);
-        gather(
-            &mut scratch.keys,
-            block.clone().map(|token| head.key(token)),
-        );
-        gather(
-            &mut scratch.values,
-            block.clone().map(|token| head.value(token)),
-        );
-        scratch.weights.resize(block.len(), F32x16::default());
-        for group in &mut *groups {
-            score(&scratch.keys, &group.queries, &mut scratch.weights);
-            group.rescale(&mut scratch.weights);
-            gather_values(&scratch.values, &scratch.weights, &mut group.sums);
-        }
-    }
-    scratch.row.resize(head_dim, 0.0);
-    for (query, place) in queries.zip(0..) {
-        let (group, lane) = (&groups[place / COLUMNS], place % COLUMNS);
-        for (number, sums) in scratch.row.iter_mut().zip(&group.sums) {
-            *number = sums.0[lane] / group.totals.0[lane];
-        }
-        write(query, &scratch.row);
-    }
+    let steps = Steps {
+        score: |keys: &[f32], queries: &[F32x16], scores: &mut [F32x16]| {
+            score(keys, queries, scores);
+        },
+        rescale: |group: &mut Group, scores: &mut [F32x16]| rescale(group, scores),
+        gather_values: |values: &[f32], weights: &[F32x16], sums: &mut [F32x16]| {
+            gather_values(values, weights, sums);
+        },
+    };
+    stream::attend(head, queries, scratch, &steps, write);
 }
 
-impl Group {
-    /// Takes up to 16 queries; the other lanes compute with zeros and are not read.
-    fn start(&mut self, head: &Head<'_>, queries: Range<usize>) {
-        let scale = 1.0 / (head.head_dim as f32).sqrt();
-        self.queries.clear();
-        self.queries.resize(head.head_dim, F32x16::default());
-        for (lane, query) in queries.enumerate() {
-            for (line, number) in self.queries.iter_mut().zip(head.query(query)) {
-                line.0[lane] = number * scale;
-            }
-        }
-        self.sums.clear();
-        self.sums.resize(head.head_dim, F32x16::default());
-        self.largest = F32x16([f32::NEG_INFINITY; COLUMNS]);
-        self.totals = F32x16::default();
+/// See [`Steps::rescale`].
+#[target_feature(enable = "avx2,fma")]
+fn rescale(group: &mut Group, scores: &mut [F32x16]) {
+    let before = load_line(&group.largest);
+    let mut largest = before;
+    for line in &*scores {
+        let [low, high] = load_line(line);
+        largest = [
+            _mm256_max_ps(low, largest[0]),
+            _mm256_max_ps(high, largest[1]),
+        ];
     }
-
-    /// Turns the scores of a block into weights relative to the largest score so far, adds them to
-    /// the totals and scales what was gathered before to the same reference.
-    #[target_feature(enable = "avx2,fma")]
-    fn rescale(&mut self, scores: &mut [F32x16]) {
-        let before = load_line(&self.largest);
-        let mut largest = before;
-        for line in &*scores {
-            let [low, high] = load_line(line);
-            largest = [
-                _mm256_max_ps(low, largest[0]),
-                _mm256_max_ps(high, largest[1]),
-            ];
-        }
-        let mut block_totals = zero();
-        for line in scores {
-            let weights = exp_difference(load_line(line), largest);
-            block_totals = add(block_totals, weights);
-            store_line(line, weights);
-        }
-        let scale = exp_difference(before, largest);
-        let totals = add(multiply(load_line(&self.totals), scale), block_totals);
-        store_line(&mut self.largest, largest);
-        store_line(&mut self.totals, totals);
-        for line in &mut self.sums {
-            let scaled = multiply(load_line(line), scale);
-            store_line(line, scaled);
-        }
+    let mut block_totals = zero();
+    for line in scores {
+        let weights = exp_difference(load_line(line), largest);
+        block_totals = add(block_totals, weights);
+        store_line(line, weights);
+    }
+    let scale = exp_difference(before, largest);
+    let totals = add(multiply(load_line(&group.totals), scale), block_totals);
+    store_line(&mut group.largest, largest);
+    store_line(&mut group.totals, totals);
+    for line in &mut group.sums {
+        let scaled = multiply(load_line(line), scale);
+        store_line(line, scaled);
     }
 }
 
@@ -148,13 +73,7 @@ fn multiply(a: Pair, b: Pair) -> Pair {
     [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])]
 }
 
-/// Copies rows that lie far apart into one block.
-fn gather<'a>(block: &mut Vec<f32>, rows: impl Iterator<Item = &'a [f32]>) {
-    block.clear();
-    rows.for_each(|row| block.extend_from_slice(row));
-}
-
-/// `scores[key] = keys[key] · queries` for each key, one chain along head_dim.
+/// See [`Steps::score`].
 #[target_feature(enable = "avx2,fma")]
 fn score(keys: &[f32], queries: &[F32x16], scores: &mut [F32x16]) {
     for (keys, scores) in keys
@@ -191,7 +110,7 @@ fn score_tile<const R: usize>(keys: &[f32], queries: &[F32x16], scores: &mut [F3
     }
 }
 
-/// Adds `weights · values` to the sums: for each of head_dim one chain over the keys of the block.
+/// See [`Steps::gather_values`].
 #[target_feature(enable = "avx2,fma")]
 fn gather_values(values: &[f32], weights: &[F32x16], sums: &mut [F32x16]) {
     let head_dim = sums.len();

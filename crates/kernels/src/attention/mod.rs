@@ -2,6 +2,10 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod stream;
 
 use std::ops::{Range, RangeInclusive};
 
@@ -20,8 +24,8 @@ const QUERIES_PER_TASK: RangeInclusive<usize> = 128..=512;
 /// Memory of [`attention`], kept between calls.
 #[derive(Default)]
 pub struct AttentionScratch {
-    #[cfg(target_arch = "x86_64")]
-    avx2: PerWorker<avx2::Scratch>,
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    stream: PerWorker<stream::Scratch>,
     scores: PerWorker<Vec<f32>>,
 }
 
@@ -47,8 +51,8 @@ pub fn attention(
     let tasks = Tasks::new(cu_seqlens, num_heads);
     let out = DisjointSlice::new(out);
     scratch.scores.prepare(cpu.threads());
-    #[cfg(target_arch = "x86_64")]
-    scratch.avx2.prepare(cpu.threads());
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    scratch.stream.prepare(cpu.threads());
     let scratch = &*scratch;
     cpu.pool().run(tasks.count, &|task, worker| {
         let (sequence, head, queries) = tasks.task(task);
@@ -68,7 +72,8 @@ pub fn attention(
         per_isa!(
             cpu.isa(),
             portable => attend(&head, queries, &mut scratch.scores.of(worker), write),
-            avx2 => avx2::attend(&head, queries, &mut scratch.avx2.of(worker), write),
+            avx2 => avx2::attend(&head, queries, &mut scratch.stream.of(worker), write),
+            neon => neon::attend(&head, queries, &mut scratch.stream.of(worker), write),
         );
     });
 }

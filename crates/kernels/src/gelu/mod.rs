@@ -2,6 +2,8 @@
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon;
 
 use crate::Cpu;
 use crate::isa::per_isa;
@@ -17,6 +19,7 @@ pub fn gelu(cpu: &Cpu, x: &mut [f32]) {
             cpu.isa(),
             portable => x.iter_mut().for_each(|x| *x = gelu_of(*x)),
             avx2 => avx2::gelu_slice(x),
+            neon => neon::gelu_slice(x),
         );
     });
 }

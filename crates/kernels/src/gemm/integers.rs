@@ -22,6 +22,7 @@
 use std::ops::Range;
 
 use super::K_BLOCK;
+use crate::Isa;
 use crate::tile::{COLUMNS, Words};
 
 /// The integers of a packed matrix and of the rows that it is multiplied with.
@@ -72,6 +73,15 @@ impl Integers {
     /// Words of `count` numbers; the last is filled with zeros.
     pub(super) fn words(self, count: usize) -> usize {
         count.div_ceil(self.per_word())
+    }
+
+    /// Bits of the words of rows that are the other way round for an instruction set. NEON
+    /// multiplies signed bytes with signed ones: there a byte of a row is 128 less, and so is `zero`.
+    pub(super) fn flipped_bits(self, isa: Isa) -> u32 {
+        match (self, isa) {
+            (Integers::Bits8, Isa::Neon) => 0x8080_8080,
+            _ => 0,
+        }
     }
 
     /// Fills the lines of one panel and block of k, head and steps, from the numbers of its columns.

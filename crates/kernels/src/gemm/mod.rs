@@ -27,10 +27,13 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod integers;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod pack;
 mod portable;
 mod rows;
-#[cfg(target_arch = "x86_64")]
+mod storage;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod walk;
 
 use std::ops::Range;
@@ -43,6 +46,7 @@ use crate::tile::{F32x16, ROWS};
 use pack::Lines;
 pub use pack::{Format, PackedLora, PackedMatrix, Rows};
 use rows::PackedRows;
+pub use storage::SharedBytes;
 
 /// Steps of k that one chain of multiply-adds covers. A block of 32 row panels is then 192 KiB and
 /// a panel of bf16 weights 8 KiB: half of L2, a quarter of L1. Changing it changes the results.
@@ -131,6 +135,7 @@ pub fn product(cpu: &Cpu, scratch: &mut GemmScratch, product: &Product<'_>, out:
                 portable => portable::multiply(&block, tile),
                 avx2 => avx2::multiply(&block, tile),
                 avx512 => avx512::multiply(&block, cpu.is_wide(), tile),
+                neon => neon::multiply(&block, tile),
             );
         }
         for (panel, sums) in panels.zip(tile.chunks_exact(rows.len())) {
@@ -138,6 +143,7 @@ pub fn product(cpu: &Cpu, scratch: &mut GemmScratch, product: &Product<'_>, out:
                 cpu.isa(),
                 portable => portable::finish(&finish, rows.clone(), panel, sums),
                 avx2 => avx2::finish(&finish, rows.clone(), panel, sums),
+                neon => neon::finish(&finish, rows.clone(), panel, sums),
             );
         }
     });
@@ -425,7 +431,8 @@ mod tests {
                 Type::F16 => Rows::F16(bytes),
             });
             let format = match self.element {
-                Type::F32 | Type::Bf16 | Type::F16 => Format::Float,
+                Type::F32 | Type::F16 => Format::F32,
+                Type::Bf16 => Format::Bf16,
                 Type::Int16 => Format::Int16,
                 Type::Int8 => Format::Int8,
             };
@@ -616,6 +623,25 @@ mod tests {
         }
     }
 
+    proptest! {
+        #[test]
+        fn integer_sums_of_one_block_have_the_bits_of_the_specification(
+            m in 1_usize..=14,
+            n in select(vec![1, 16, 70]),
+            k in select(vec![1, 7, 32, 150, 256]),
+            element in select(vec![Type::Int16, Type::Int8]),
+            seed: u64,
+        ) {
+            // Without bias and adapter each number is an integer times two scales.
+            let case = Case { bias: vec![0.0; n], ..Case::new(seed, element, [m, n, k, 0]) };
+            let cpus = cpus(1);
+            let expected = bits(&case.run(&cpus[0], 0..m, 0));
+            for cpu in &cpus[1..] {
+                prop_assert_eq!(&bits(&case.run(cpu, 0..m, 0)), &expected);
+            }
+        }
+    }
+
     #[test]
     fn the_largest_integers_do_not_overflow() {
         // Numbers of one magnitude are what the bounds of the sums are about.
@@ -656,9 +682,10 @@ mod tests {
             .iter()
             .flat_map(|x| x.to_le_bytes())
             .collect();
-        for (cpu, format) in cpus(1).iter().flat_map(|cpu| {
-            [Format::Float, Format::Int16, Format::Int8].map(|format| (cpu, format))
-        }) {
+        for (cpu, format) in cpus(1)
+            .iter()
+            .flat_map(|cpu| [Format::F32, Format::Int16, Format::Int8].map(|format| (cpu, format)))
+        {
             for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
                 let mut x = uniform(4, 2 * 64);
                 x[70] = bad;
@@ -697,12 +724,8 @@ mod tests {
         ];
         for cpu in cpus(1) {
             for (half, expected) in cases {
-                let weights = PackedMatrix::pack(
-                    &cpu,
-                    &[Rows::F16(&u16::to_le_bytes(half))],
-                    1,
-                    Format::Float,
-                );
+                let weights =
+                    PackedMatrix::pack(&cpu, &[Rows::F16(&u16::to_le_bytes(half))], 1, Format::F32);
                 let Lines::F32(lines) = weights.lines(0..1, 0..1) else {
                     panic!("half precision is widened");
                 };
@@ -712,12 +735,50 @@ mod tests {
     }
 
     #[test]
+    fn bytes_make_the_same_matrix_again() {
+        let case = Case::new(5, Type::F32, [7, 40, 300, 4]);
+        for (cpu, format) in cpus(1)
+            .iter()
+            .flat_map(|cpu| [Format::F32, Format::Int16, Format::Int8].map(|format| (cpu, format)))
+        {
+            let packed = PackedMatrix::pack(cpu, &[Rows::F32(&case.bytes)], 300, format);
+            // Lines need alignment, which the file gives by its page and `Vec` does not.
+            let len = packed.bytes().len();
+            let mut bytes = vec![0; len + 64];
+            let start = bytes.as_ptr().align_offset(64);
+            bytes[start..start + len].copy_from_slice(packed.bytes());
+            let owner: SharedBytes = std::sync::Arc::new(bytes);
+            let again = |range| PackedMatrix::from_bytes(&owner, range, 40, 300, format);
+            assert!(again(start..start + len - 64).is_none(), "too short");
+            assert!(again(start + 1..start + 1 + len).is_none(), "not aligned");
+            assert!(again(start..start + len + 65).is_none(), "past the end");
+            let shared = again(start..start + len).expect("the same bytes");
+            let [expected, found] = [&packed, &shared].map(|weights| {
+                let operands = Product {
+                    x: &case.x,
+                    weights,
+                    bias: &case.bias,
+                    segments: &[Segment {
+                        rows: 0..7,
+                        lora: None,
+                    }],
+                    epilogue: Epilogue::Bias,
+                };
+                let mut out = vec![f32::NAN; 7 * 40];
+                product(cpu, &mut GemmScratch::default(), &operands, &mut out);
+                bits(&out)
+            });
+            assert_eq!(found, expected);
+        }
+    }
+
+    #[test]
     fn bf16_stays_half_as_large() {
         for cpu in cpus(1) {
             let bytes = [0; 2 * 20 * 3];
-            let packed = PackedMatrix::pack(&cpu, &[Rows::Bf16(&bytes)], 3, Format::Float);
+            let packed = PackedMatrix::pack(&cpu, &[Rows::Bf16(&bytes)], 3, Format::Bf16);
             assert_eq!(
-                (packed.n(), packed.k(), packed.bytes()),
+                (packed.n(), packed.k(), packed.bytes().len()),
                 (20, 3, 2 * 32 * 3)
             );
         }
@@ -734,7 +795,7 @@ mod tests {
         let bytes: Vec<u8> = eighths(12).flat_map(f32::to_le_bytes).collect();
         let lora = PackedLora::new(&[1.0, -2.0, 0.5], &[-1.0, 0.0, 1.0, 2.0], 4, 3, 1, 0.25);
         for cpu in cpus(1) {
-            let weights = PackedMatrix::pack(&cpu, &[Rows::F32(&bytes)], 3, Format::Float);
+            let weights = PackedMatrix::pack(&cpu, &[Rows::F32(&bytes)], 3, Format::F32);
             let operands = Product {
                 x: &x,
                 weights: &weights,

@@ -1,10 +1,10 @@
 //! Weights and adapters in the order in which the tile reads them.
 
-use std::convert::identity;
 use std::ops::Range;
 
 use super::K_BLOCK;
 use super::integers::{HEAD, Integers, k_blocks};
+use super::storage::{SharedBytes, Storage};
 use crate::Cpu;
 use crate::tile::{Bf16x16, COLUMNS, F32x16, Words};
 
@@ -91,12 +91,45 @@ fn widen_f16(half: u16) -> f32 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Format {
-    /// As they came, bf16 or f32; products in f32.
-    Float,
+    /// f32; products in f32.
+    F32,
+    /// bf16; products in f32.
+    Bf16,
     /// 16-bit integers, of which normally distributed weights use 13 bits and rows 14.
     Int16,
     /// 8-bit integers.
     Int8,
+}
+
+impl Format {
+    /// The smallest that keeps every number: bf16 if all blocks have it, else f32.
+    pub fn lossless(blocks: &[Rows<'_>]) -> Format {
+        match blocks.iter().all(|block| matches!(block, Rows::Bf16(_))) {
+            true => Format::Bf16,
+            false => Format::F32,
+        }
+    }
+
+    /// The integers of the weights and rows, if they are integers.
+    fn integers(self) -> Option<Integers> {
+        match self {
+            Format::F32 | Format::Bf16 => None,
+            Format::Int16 => Some(Integers::Bits16),
+            Format::Int8 => Some(Integers::Bits8),
+        }
+    }
+
+    /// Lines of a panel for a block of `k` numbers.
+    fn panel_len(self, k: usize) -> usize {
+        self.integers()
+            .map_or(k, |integers| HEAD + integers.words(k))
+    }
+
+    /// Lines of a matrix [n, k].
+    fn len(self, n: usize, k: usize) -> usize {
+        let panels = n.div_ceil(COLUMNS);
+        k_blocks(k).map(|k| panels * self.panel_len(k.len())).sum()
+    }
 }
 
 /// Weights [n, k], packed: for each block of k, for each panel of 16 rows of the matrix (columns
@@ -109,10 +142,10 @@ pub struct PackedMatrix {
 }
 
 enum PackedLines {
-    F32(Vec<F32x16>),
-    Bf16(Vec<Bf16x16>),
-    Int16(Vec<Words>),
-    Int8(Vec<Words>),
+    F32(Storage<F32x16>),
+    Bf16(Storage<Bf16x16>),
+    Int16(Storage<Words>),
+    Int8(Storage<Words>),
 }
 
 /// Lines of consecutive panels for one block of k: [panels, head + steps].
@@ -125,33 +158,31 @@ pub(super) enum Lines<'a> {
 }
 
 impl PackedMatrix {
-    /// Packs blocks of rows of length `k`, stacked. With [`Format::Float`] bf16 stays bf16 if all
-    /// blocks have it; otherwise the numbers are widened to f32, which is exact.
+    /// Packs blocks of rows of length `k`, stacked.
     ///
     /// # Panics
-    /// If `k` is 0 or a block is no whole number of rows.
+    /// If `k` is 0, a block is no whole number of rows, or one is not bf16 that is to stay it.
     pub fn pack(cpu: &Cpu, blocks: &[Rows<'_>], k: usize, format: Format) -> PackedMatrix {
         assert!(k > 0, "weights without columns");
+        if format == Format::Bf16 {
+            assert_eq!(Format::lossless(blocks), format, "blocks of bf16");
+        }
         let rows: Vec<Rows<'_>> = blocks.iter().flat_map(|block| block.split(k)).collect();
-        let is_bf16 = rows.iter().all(|row| matches!(row, Rows::Bf16(_)));
         let integers = |integers: Integers| {
-            let len = |k| HEAD + integers.words(k);
-            pack_lines(cpu, &rows, k, len, |columns, lines| {
+            pack_lines(cpu, &rows, k, format, |columns, lines| {
                 integers.pack_panel(columns, lines);
             })
         };
         let lines = match format {
-            Format::Float if is_bf16 => {
-                PackedLines::Bf16(pack_lines(cpu, &rows, k, identity, |columns, lines| {
+            Format::F32 => PackedLines::F32(pack_lines(cpu, &rows, k, format, |columns, lines| {
+                for (step, line) in lines.iter_mut().enumerate() {
+                    *line = F32x16(columns.map(|column| column[step]));
+                }
+            })),
+            Format::Bf16 => {
+                PackedLines::Bf16(pack_lines(cpu, &rows, k, format, |columns, lines| {
                     for (step, line) in lines.iter_mut().enumerate() {
                         *line = Bf16x16::narrow(&columns.map(|column| column[step]));
-                    }
-                }))
-            }
-            Format::Float => {
-                PackedLines::F32(pack_lines(cpu, &rows, k, identity, |columns, lines| {
-                    for (step, line) in lines.iter_mut().enumerate() {
-                        *line = F32x16(columns.map(|column| column[step]));
                     }
                 }))
             }
@@ -163,6 +194,26 @@ impl PackedMatrix {
             k,
             lines,
         }
+    }
+
+    /// A matrix [n, k] that [`PackedMatrix::bytes`] gave, at `range` of bytes that stay where they
+    /// are. `None` unless whole, aligned lines of this number lie there. What the numbers are is
+    /// the caller's to check.
+    pub fn from_bytes(
+        owner: &SharedBytes,
+        range: Range<usize>,
+        n: usize,
+        k: usize,
+        format: Format,
+    ) -> Option<PackedMatrix> {
+        let len = format.len(n, k);
+        let lines = match format {
+            Format::F32 => PackedLines::F32(Storage::shared(owner, range, len)?),
+            Format::Bf16 => PackedLines::Bf16(Storage::shared(owner, range, len)?),
+            Format::Int16 => PackedLines::Int16(Storage::shared(owner, range, len)?),
+            Format::Int8 => PackedLines::Int8(Storage::shared(owner, range, len)?),
+        };
+        Some(PackedMatrix { n, k, lines })
     }
 
     /// Rows of the matrix, columns of the product.
@@ -178,27 +229,24 @@ impl PackedMatrix {
     /// How the weights are kept.
     pub fn format(&self) -> Format {
         match self.lines {
-            PackedLines::F32(_) | PackedLines::Bf16(_) => Format::Float,
+            PackedLines::F32(_) => Format::F32,
+            PackedLines::Bf16(_) => Format::Bf16,
             PackedLines::Int16(_) => Format::Int16,
             PackedLines::Int8(_) => Format::Int8,
         }
     }
 
-    /// Memory that it takes.
-    pub fn bytes(&self) -> usize {
+    /// The packed weights as bytes, the same on every little-endian processor.
+    pub fn bytes(&self) -> &[u8] {
         match &self.lines {
-            PackedLines::F32(lines) => size_of_val(&lines[..]),
-            PackedLines::Bf16(lines) => size_of_val(&lines[..]),
-            PackedLines::Int16(lines) | PackedLines::Int8(lines) => size_of_val(&lines[..]),
+            PackedLines::F32(lines) => lines.bytes(),
+            PackedLines::Bf16(lines) => lines.bytes(),
+            PackedLines::Int16(lines) | PackedLines::Int8(lines) => lines.bytes(),
         }
     }
 
     pub(super) fn integers(&self) -> Option<Integers> {
-        match self.lines {
-            PackedLines::F32(_) | PackedLines::Bf16(_) => None,
-            PackedLines::Int16(_) => Some(Integers::Bits16),
-            PackedLines::Int8(_) => Some(Integers::Bits8),
-        }
+        self.format().integers()
     }
 
     pub(super) fn panels(&self) -> usize {
@@ -215,19 +263,11 @@ impl PackedMatrix {
         k_blocks(self.k)
     }
 
-    /// Lines of a panel for a block of `k` numbers.
-    fn panel_len(&self, k: usize) -> usize {
-        match self.lines {
-            PackedLines::F32(_) | PackedLines::Bf16(_) => k,
-            PackedLines::Int16(_) => HEAD + Integers::Bits16.words(k),
-            PackedLines::Int8(_) => HEAD + Integers::Bits8.words(k),
-        }
-    }
-
     /// The lines of some panels for one of `k_blocks`.
     pub(super) fn lines(&self, k: Range<usize>, panels: Range<usize>) -> Lines<'_> {
-        let full_blocks = k.start / K_BLOCK * self.panels() * self.panel_len(K_BLOCK);
-        let panel_len = self.panel_len(k.len());
+        let format = self.format();
+        let full_blocks = k.start / K_BLOCK * self.panels() * format.panel_len(K_BLOCK);
+        let panel_len = format.panel_len(k.len());
         let range = full_blocks + panels.start * panel_len..full_blocks + panels.end * panel_len;
         match &self.lines {
             PackedLines::F32(lines) => Lines::F32(&lines[range]),
@@ -239,22 +279,20 @@ impl PackedMatrix {
 }
 
 /// The lines of a whole matrix; `fill` sets those of one panel and block of k from the numbers of
-/// its columns, which are zeros past the last one. `panel_len` is how many lines that takes.
+/// its columns, which are zeros past the last one.
 fn pack_lines<L: Copy + Default + Send>(
     cpu: &Cpu,
     rows: &[Rows<'_>],
     k: usize,
-    panel_len: impl Fn(usize) -> usize,
+    format: Format,
     fill: impl Fn(&[[f32; K_BLOCK]; COLUMNS], &mut [L]) + Sync,
-) -> Vec<L> {
-    let panels = rows.len().div_ceil(COLUMNS);
-    let len = |k: Range<usize>| panels * panel_len(k.len());
-    let mut lines = vec![L::default(); k_blocks(k).map(len).sum()];
+) -> Storage<L> {
+    let mut lines = vec![L::default(); format.len(rows.len(), k)];
     let mut rest = &mut lines[..];
     for k in k_blocks(k) {
-        let (block, next) = rest.split_at_mut(len(k.clone()));
+        let panel_len = format.panel_len(k.len());
+        let (block, next) = rest.split_at_mut(rows.len().div_ceil(COLUMNS) * panel_len);
         rest = next;
-        let panel_len = panel_len(k.len());
         cpu.pool()
             .for_each_chunk(block, panel_len, &|panel, lines| {
                 let mut columns = [[0.0; K_BLOCK]; COLUMNS];
@@ -265,7 +303,7 @@ fn pack_lines<L: Copy + Default + Send>(
                 fill(&columns, lines);
             });
     }
-    lines
+    Storage::Owned(lines)
 }
 
 /// A low-rank addition to a weight matrix [n, k], `scale · lora_b · lora_a`, kept as its factors.

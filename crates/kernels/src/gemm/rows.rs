@@ -117,13 +117,17 @@ fn interleave_integers(
                 cpu.isa(),
                 portable => integers.pack_row(numbers, words),
                 avx2 => super::avx2::pack_row(integers, numbers, words),
+                neon => super::neon::pack_row(integers, numbers, words),
             );
             scales[0][lane] = scale.to_bits();
             scales[1][lane] = zero.cast_unsigned();
         }
         let first = integers.words(k_block.start);
         let words = &words[..x.len() / k * len];
-        interleave(words, len, &mut steps[first..first + len], |word| word);
+        let flipped = integers.flipped_bits(cpu.isa());
+        interleave(words, len, &mut steps[first..first + len], |word| {
+            word ^ flipped
+        });
     }
 }
 
@@ -143,6 +147,7 @@ fn side_products(
                 cpu.isa(),
                 portable => super::portable::side_products(x, lora.lora_a(), lane, side),
                 avx2 => super::avx2::side_products(x, lora.lora_a(), lane, side),
+                neon => super::neon::side_products(x, lora.lora_a(), lane, side),
             );
         }
     }

@@ -2,6 +2,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 
 use crate::Cpu;
 use crate::isa::per_isa;
@@ -34,6 +36,7 @@ pub fn layer_norm(cpu: &Cpu, x: &mut [f32], weight: &[f32], bias: &[f32], eps: f
                 cpu.isa(),
                 portable => normalise(rows, weight, bias, eps),
                 avx2 => avx2::normalise(rows, weight, bias, eps),
+                neon => neon::normalise(rows, weight, bias, eps),
             );
         });
 }

@@ -4,6 +4,8 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 
 use std::hint::black_box;
 use std::sync::OnceLock;
@@ -44,6 +46,7 @@ fn best_of(isa: Isa, runs: usize) -> f64 {
             portable => multiply_add(black_box(0.5)),
             avx2 => avx2::multiply_add(black_box(0.5)),
             avx512 => avx512::multiply_add(black_box(0.5)),
+            neon => neon::multiply_add(black_box(0.5)),
         );
         let operations = (2 * CHAINS * lanes * STEPS) as f64;
         best = best.max(operations / start.elapsed().as_secs_f64() / 1e9);

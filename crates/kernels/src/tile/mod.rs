@@ -1,10 +1,13 @@
 //! The register tile that `gemm` and `attention` share: 6 rows by 16 columns.
 //!
 //! Twelve registers of 8 lanes hold the sums, two the columns and one the broadcast row: the
-//! largest tile that fits the sixteen registers of AVX2, and 12 multiply-adds for 8 loads.
+//! largest tile that fits the sixteen registers of AVX2, and 12 multiply-adds for 8 loads. On NEON
+//! the sums are twenty-four of its thirty-two registers of 4 lanes, and the columns four.
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon;
 
 /// Rows of a full tile; the last tile of a block has fewer.
 pub(crate) const ROWS: usize = 6;

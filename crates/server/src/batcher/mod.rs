@@ -90,13 +90,25 @@ impl OwnedContent {
     }
 }
 
+/// What happens to an input that is longer than the model's context.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Overlong {
+    /// It is refused.
+    #[default]
+    Refuse,
+    /// Its end is cut off.
+    CutEnd,
+    /// Its start is cut off, `<s>` and the instruction kept.
+    CutStart,
+}
+
 /// A text after tokenising, with what its receipt says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tokenized {
     /// The sequence and whether its tail was cut off.
     pub prepared: Prepared,
-    /// Where it was cut: characters of the text that the model saw. `None` if it was not, or was
-    /// handed in as ids.
+    /// Where its end was cut off: characters of the text that the model saw. `None` if it was not, or
+    /// was handed in as ids.
     pub cut_at: Option<usize>,
 }
 
@@ -210,11 +222,11 @@ impl Batcher {
     pub async fn embed(
         &self,
         inputs: Vec<OwnedInput>,
-        truncate: Truncate,
+        overlong: Overlong,
         tier: Tier,
     ) -> Result<PooledInputs, BatchError> {
         let started = Instant::now();
-        let (tokenized, reservation) = self.tokenize(inputs, truncate).await?;
+        let (tokenized, reservation) = self.tokenize(inputs, overlong).await?;
         let tokenize = started.elapsed();
         let receipts: Vec<_> = tokenized
             .iter()
@@ -257,7 +269,7 @@ impl Batcher {
     pub async fn tokenize(
         &self,
         inputs: Vec<OwnedInput>,
-        truncate: Truncate,
+        overlong: Overlong,
     ) -> Result<(Vec<Tokenized>, Reservation), BatchError> {
         let mut reservation = self.tokens.reservation();
         let mut tokenized = Vec::with_capacity(inputs.len());
@@ -265,7 +277,7 @@ impl Batcher {
             let first = tokenized.len();
             let embedder = Arc::clone(&self.embedder);
             let texts = self
-                .blocking(move || tokenize_piece(&embedder, &piece, truncate, first))
+                .blocking(move || tokenize_piece(&embedder, &piece, overlong, first))
                 .await??;
             let tokens = texts
                 .iter()
@@ -394,7 +406,7 @@ fn pieces(inputs: Vec<OwnedInput>) -> Vec<Vec<OwnedInput>> {
 fn tokenize_piece(
     embedder: &Embedder,
     piece: &[OwnedInput],
-    truncate: Truncate,
+    overlong: Overlong,
     first: usize,
 ) -> Result<Vec<Tokenized>, BatchError> {
     let tokenize = |(index, input): (usize, &OwnedInput)| {
@@ -404,11 +416,9 @@ fn tokenize_piece(
         };
         let content = input.content.as_content();
         let task = input.task;
-        let prepared = embedder
-            .prepare(Input { content, task }, truncate)
-            .map_err(refused)?;
+        let prepared = prepare(embedder, Input { content, task }, overlong).map_err(refused)?;
         let cut_at = match content {
-            Content::Text(text) if prepared.truncated => {
+            Content::Text(text) if prepared.truncated && overlong == Overlong::CutEnd => {
                 let tokens = prepared.sequence.token_ids.len();
                 cut_at(embedder, text, task, tokens).map_err(refused)?
             }
@@ -417,6 +427,54 @@ fn tokenize_piece(
         Ok(Tokenized { prepared, cut_at })
     };
     piece.iter().enumerate().map(tokenize).collect()
+}
+
+fn prepare(
+    embedder: &Embedder,
+    input: Input<'_>,
+    overlong: Overlong,
+) -> Result<Prepared, EmbedError> {
+    let truncate = match overlong {
+        Overlong::CutEnd => Truncate::End,
+        Overlong::Refuse | Overlong::CutStart => Truncate::Error,
+    };
+    match embedder.prepare(input, truncate) {
+        Err(EmbedError::TooLong { .. }) if overlong == Overlong::CutStart => {
+            cut_start(embedder, input)
+        }
+        prepared => prepared,
+    }
+}
+
+/// Keeps `<s>`, the instruction, as many of the last tokens as fit, and `</s>`.
+fn cut_start(embedder: &Embedder, input: Input<'_>) -> Result<Prepared, EmbedError> {
+    let (mut head, tail) = match input.content {
+        Content::TokenIds(token_ids) => {
+            let (head, tail) = token_ids.split_at(1);
+            (head.to_vec(), tail.to_vec())
+        }
+        Content::Text(text) => {
+            let tokenizer = embedder.tokenizer().ok_or(EmbedError::NoTokenizer)?;
+            let encode = |text: &str| {
+                let encoded = tokenizer.encode_plain(text);
+                encoded.map_err(|source| EmbedError::Tokenizer { index: 0, source })
+            };
+            let mut head = vec![tokenizer.bos_id()];
+            head.extend(encode(embedder.instruction(input.task))?);
+            let mut tail = encode(text)?;
+            tail.push(tokenizer.eos_id());
+            (head, tail)
+        }
+    };
+    let room = embedder.config().max_tokens.saturating_sub(head.len());
+    head.extend_from_slice(&tail[tail.len().saturating_sub(room)..]);
+    let cut = Input {
+        content: Content::TokenIds(&head),
+        task: input.task,
+    };
+    let mut prepared = embedder.prepare(cut, Truncate::Error)?;
+    prepared.truncated = true;
+    Ok(prepared)
 }
 
 /// Characters of `text` before the cut, where the model saw `tokens` of it, `<s>`, `</s>` and the

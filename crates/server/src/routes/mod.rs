@@ -1,13 +1,149 @@
-//! The handlers, one file a subject.
+//! The handlers, one file a subject, and what they share.
+//!
+//! - `embeddings`, `classify`, `rerank`, `segment`, `models`: OpenAI's and Jina's
+//! - `tei`: Text Embeddings Inference's; `cohere`: Cohere's
+//! - `health`, `docs`: for operators and readers
+//! - `rows`, `late_chunks`, `outputs`: checked inputs to rows, rows to vectors
 
+pub mod classify;
+pub mod cohere;
+pub mod docs;
 pub mod embeddings;
 pub mod health;
 pub mod models;
+pub mod rerank;
+pub mod segment;
+pub mod tei;
 
-use axum::http::HeaderMap;
+mod late_chunks;
+mod outputs;
+mod rows;
+
 use std::time::Duration;
 
-use crate::batcher::Tier;
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use quintet_engine::{Embedder, Task};
+use serde::Serialize;
+
+use crate::auth::Caller;
+use crate::batcher::{OwnedContent, OwnedInput, Tier};
+use crate::config::Config;
+use crate::error::ApiError;
+use crate::model::Model;
+use crate::task_names::{self, TaskFields};
+use crate::wire::input::{InputItem, InputList};
+
+/// The task that a request names in its fields or behind its model's id, `None` where it leaves it open.
+///
+/// # Errors
+/// [`ApiError`] for an unknown model and an unknown task.
+fn requested_task(
+    model_id: Option<&str>,
+    fields: TaskFields<'_>,
+    model: &Model,
+) -> Result<Option<Task>, ApiError> {
+    let by_model = model_id.map(|id| model.resolve(id)).transpose()?.flatten();
+    Ok(fields.resolve(&model.embedder)?.or(by_model))
+}
+
+/// The task of requests that leave it open: the key's, else the server's, else none.
+///
+/// # Errors
+/// [`ApiError`] for a default that this model does not have.
+fn default_task(caller: &Caller, config: &Config, embedder: &Embedder) -> Result<Task, ApiError> {
+    let default = caller.default_task.as_deref();
+    match default.or(config.default_task.as_deref()) {
+        Some(name) => task_names::find(embedder, "task", name),
+        None => Ok(Task::RAW),
+    }
+}
+
+/// The texts of a field that takes no token ids, each with its own task or this one.
+///
+/// # Errors
+/// [`ApiError`] naming the field that is missing or the element that is no text.
+fn texts(
+    field: &'static str,
+    list: Option<InputList>,
+    task: Task,
+    embedder: &Embedder,
+) -> Result<Vec<OwnedInput>, ApiError> {
+    let Some(list) = list else {
+        return Err(ApiError::invalid_param(
+            field,
+            format!("The field `{field}` is missing, expected a text or a list of texts"),
+        ));
+    };
+    let text = |(index, item): (usize, InputItem)| {
+        let task = item_task(&item, field, index, task, embedder)?;
+        let text = match item {
+            InputItem::Text(text) => text,
+            InputItem::Object(object) => object.text,
+            InputItem::TokenIds(_) => {
+                return Err(ApiError::invalid_param(
+                    format!("{field}[{index}]"),
+                    format!("`{field}` has token ids, expected texts"),
+                ));
+            }
+        };
+        let content = OwnedContent::Text(text);
+        Ok(OwnedInput { content, task })
+    };
+    list.0.into_iter().enumerate().map(text).collect()
+}
+
+/// The task of an item's own fields, else the request's.
+///
+/// # Errors
+/// [`ApiError`] naming the item whose task is unknown.
+fn item_task(
+    item: &InputItem,
+    field: &str,
+    index: usize,
+    task: Task,
+    embedder: &Embedder,
+) -> Result<Task, ApiError> {
+    let InputItem::Object(object) = item else {
+        return Ok(task);
+    };
+    let fields = TaskFields {
+        task: object.task.as_deref(),
+        task_type: object.task_type.as_deref(),
+        input_type: object.input_type.as_deref(),
+    };
+    let own = fields
+        .resolve(embedder)
+        .map_err(|error| error.param(format!("{field}[{index}].task")))?;
+    Ok(own.unwrap_or(task))
+}
+
+/// Vectors that are finished and written on the spot; more go to the blocking pool. About 1 ms.
+const FEW: usize = 16;
+
+/// Makes and writes an answer that holds about as much as so many vectors.
+///
+/// # Errors
+/// [`ApiError`] when it cannot be written, which is our fault.
+async fn json_response<T: Serialize>(
+    vectors: usize,
+    answer: impl FnOnce() -> T + Send + 'static,
+) -> Result<Response, ApiError> {
+    let write = move || serde_json::to_vec(&answer());
+    let json = if vectors <= FEW {
+        write()
+    } else {
+        let written = tokio::task::spawn_blocking(write).await;
+        written.map_err(|_| ApiError::internal())?
+    };
+    let json = json.map_err(|error| {
+        tracing::error!(%error, "the answer cannot be written");
+        ApiError::internal()
+    })?;
+    let content_type = HeaderValue::from_static("application/json");
+    Ok(([(header::CONTENT_TYPE, content_type)], Body::from(json)).into_response())
+}
 
 /// `X-Tier: batch` gives up its turn to whoever waits.
 pub fn tier(headers: &HeaderMap) -> Tier {

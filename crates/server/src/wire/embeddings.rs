@@ -28,6 +28,10 @@ pub struct EmbeddingsRequest {
     pub normalized: Option<bool>,
     /// The inputs are one document, each a chunk of it.
     pub late_chunking: Option<bool>,
+    /// Chunks of one text as half-open ranges; they mean late chunking.
+    pub spans: Option<Vec<(usize, usize)>>,
+    /// What the spans count.
+    pub span_unit: Option<SpanUnit>,
     /// Cut texts that are too long.
     #[serde(alias = "truncation")]
     pub truncate: Option<TruncateField>,
@@ -40,6 +44,17 @@ pub struct EmbeddingsRequest {
     pub encoding_format: Option<OneOrMany<String>>,
     /// Whose ids token arrays hold: `cl100k_base`, `o200k_base` or `model`.
     pub token_encoding: Option<String>,
+}
+
+/// What a span counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SpanUnit {
+    /// Unicode scalar values, as Python's strings do.
+    #[default]
+    Characters,
+    /// Tokens of the text, specials and instruction not counted.
+    Tokens,
 }
 
 /// The answer.

@@ -6,6 +6,8 @@ use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
+use crate::batcher::Overlong;
+
 /// One element of `input`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum InputItem {
@@ -140,8 +142,8 @@ impl<'de> Visitor<'de> for ElementVisitor {
 }
 
 /// A boolean, or a vendor's word for what happens to a text that is too long.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TruncateField(pub bool);
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TruncateField(pub Overlong);
 
 impl<'de> Deserialize<'de> for TruncateField {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -155,17 +157,22 @@ impl Visitor<'_> for TruncateVisitor {
     type Value = TruncateField;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("`true`, `false`, `\"END\"` or `\"NONE\"` for `truncate`")
+        f.write_str("`true`, `false`, `\"NONE\"`, `\"START\"` or `\"END\"` for `truncate`")
     }
 
     fn visit_bool<E: Error>(self, value: bool) -> Result<TruncateField, E> {
-        Ok(TruncateField(value))
+        Ok(TruncateField(if value {
+            Overlong::CutEnd
+        } else {
+            Overlong::Refuse
+        }))
     }
 
     fn visit_str<E: Error>(self, word: &str) -> Result<TruncateField, E> {
         match word.to_ascii_uppercase().as_str() {
-            "END" => Ok(TruncateField(true)),
-            "NONE" => Ok(TruncateField(false)),
+            "NONE" => Ok(TruncateField(Overlong::Refuse)),
+            "START" => Ok(TruncateField(Overlong::CutStart)),
+            "END" => Ok(TruncateField(Overlong::CutEnd)),
             _ => Err(E::invalid_value(
                 serde::de::Unexpected::Str(&crate::error::shortened(word)),
                 &self,

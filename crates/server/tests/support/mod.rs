@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock};
 use std::thread::JoinHandle;
 
-use quintet_engine::{BuiltInModel, Checkpoint, Embedder, LoadOptions};
-use quintet_server::{Config, Model, SelfTestError, Server};
+use quintet_engine::{
+    BuiltInModel, Checkpoint, Content, EmbedOptions, Embedder, Input, LoadOptions,
+};
+use quintet_server::{Config, Listen, Model, SelfTestError, Server};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
@@ -41,7 +43,9 @@ impl Running {
         mut config: Config,
         load: impl FnOnce() -> Result<Model, SelfTestError> + Send + 'static,
     ) -> Self {
-        config.listen.set_port(0);
+        if let Listen::Tcp(address) = &mut config.listen {
+            address.set_port(0);
+        }
         let (stop, stopped) = oneshot::channel();
         let (bound, address) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
@@ -52,15 +56,20 @@ impl Running {
                 .unwrap();
             runtime.block_on(async {
                 let server = Server::bind(config).await.unwrap();
-                bound.send(server.address()).unwrap();
+                bound.send(server.address().clone()).unwrap();
                 let stop = async {
                     let _ = stopped.await;
                 };
                 server.run(load, stop).await.unwrap();
             });
         });
+        let address = match address.recv().unwrap() {
+            Listen::Tcp(address) => address,
+            // Nobody asks for the address of such a server.
+            Listen::Unix(_) => SocketAddr::from(([0, 0, 0, 0], 0)),
+        };
         Self {
-            address: address.recv().unwrap(),
+            address,
             stop: Some(stop),
             thread: Some(thread),
         }
@@ -103,8 +112,17 @@ impl Running {
 
     /// Gets a path.
     pub(crate) fn get(&self, path: &str) -> Answer {
-        let request = AGENT.get(format!("http://{}{path}", self.address));
-        Answer::read(request.header("prefer", "wait=100").call().unwrap())
+        self.get_with(path, &[])
+    }
+
+    /// The same with headers.
+    pub(crate) fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
+        let mut request = AGENT.get(format!("http://{}{path}", self.address));
+        request = request.header("prefer", "wait=100");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        Answer::read(request.call().unwrap())
     }
 
     /// Embeds and gives the float vectors.
@@ -139,20 +157,24 @@ static AGENT: LazyLock<Arc<ureq::Agent>> = LazyLock::new(|| {
 pub(crate) struct Answer {
     pub(crate) status: u16,
     headers: ureq::http::HeaderMap,
+    pub(crate) bytes: Vec<u8>,
+    /// The bytes, if they are text.
     pub(crate) body: String,
 }
 
 impl Answer {
     fn read(mut response: ureq::http::Response<ureq::Body>) -> Self {
+        let bytes = response
+            .body_mut()
+            .with_config()
+            .limit(1 << 30)
+            .read_to_vec();
+        let bytes = bytes.unwrap();
         Self {
             status: response.status().as_u16(),
             headers: response.headers().clone(),
-            body: response
-                .body_mut()
-                .with_config()
-                .limit(1 << 30)
-                .read_to_string()
-                .unwrap(),
+            body: String::from_utf8(bytes.clone()).unwrap_or_default(),
+            bytes,
         }
     }
 
@@ -174,6 +196,33 @@ impl Answer {
         let param = json["error"]["param"].as_str();
         code.or(param).unwrap_or("").to_owned()
     }
+}
+
+/// The engine's own vector of a text.
+pub(crate) fn vector(text: &str, task: &str) -> Vec<f32> {
+    vector_with(text, task, &EmbedOptions::default())
+}
+
+/// The same with options.
+pub(crate) fn vector_with(text: &str, task: &str, options: &EmbedOptions) -> Vec<f32> {
+    vector_of(Content::Text(text), task, options)
+}
+
+/// The engine's own vector of token ids.
+pub(crate) fn vector_of_ids(token_ids: &[u32], task: &str) -> Vec<f32> {
+    vector_of(Content::TokenIds(token_ids), task, &EmbedOptions::default())
+}
+
+fn vector_of(content: Content<'_>, task: &str, options: &EmbedOptions) -> Vec<f32> {
+    let task = EMBEDDER.task(task).unwrap();
+    let mut embedded = EMBEDDER.embed(&[Input { content, task }], options).unwrap();
+    embedded.remove(0).embedding
+}
+
+/// The product of two vectors of length 1, summed in order.
+pub(crate) fn cosine(a: &[f32], b: &[f32]) -> f32 {
+    let products = a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b));
+    products.sum::<f64>() as f32
 }
 
 /// A JSON list as clients read it: decimals to f64, then to f32.

@@ -3,7 +3,7 @@
 mod options;
 
 use std::io::IsTerminal;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::ToSocketAddrs;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use anyhow::Context;
 use clap::Args;
 use quintet_engine::Precision;
 use quintet_server::batcher::BatcherLimits;
-use quintet_server::{Auth, Config, Cors, EmptyInput, Model, RunError, Server, TlsFiles};
+use quintet_server::{Auth, Config, Cors, EmptyInput, Listen, Model, RunError, Server, TlsFiles};
 use tracing_subscriber::filter::LevelFilter;
 
 use super::verify;
@@ -147,7 +147,7 @@ fn own_names(name: &str) -> Vec<String> {
 fn config(options: &ServeOptions) -> anyhow::Result<Config> {
     let listen = address(options.listen.as_deref().unwrap_or("127.0.0.1:8080"))?;
     let key = options.key()?;
-    if key.is_none() && !options.no_auth && !listen.ip().is_loopback() {
+    if key.is_none() && !options.no_auth && !listen.is_local() {
         return Err(UserError::new(format!(
             "`{listen}` can be reached from other machines and no key is set"
         ))
@@ -209,16 +209,25 @@ fn config(options: &ServeOptions) -> anyhow::Result<Config> {
     Ok(config)
 }
 
-fn address(text: &str) -> anyhow::Result<SocketAddr> {
+fn address(text: &str) -> anyhow::Result<Listen> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        if path.is_empty() {
+            return Err(UserError::new("`unix:` names no file")
+                .hint("write the socket's path, such as unix:/run/quintet/quintet.sock")
+                .into());
+        }
+        return Ok(Listen::Unix(path.into()));
+    }
     let mut addresses = text.to_socket_addrs().map_err(|error| {
         anyhow::Error::from(error).context(
             UserError::new(format!("`{text}` is no address to listen on"))
-                .hint("write address and port, such as 127.0.0.1:8080 or [::]:8080"),
+                .hint("write address and port, such as 127.0.0.1:8080 or [::]:8080, or unix:/path"),
         )
     })?;
-    addresses
-        .next()
-        .ok_or_else(|| UserError::new(format!("`{text}` has no address")).into())
+    match addresses.next() {
+        Some(address) => Ok(Listen::Tcp(address)),
+        None => Err(UserError::new(format!("`{text}` has no address")).into()),
+    }
 }
 
 fn cors(origins: &[String], has_key: bool) -> Cors {
@@ -304,6 +313,12 @@ mod tests {
             config(&options(true, None)).unwrap().auth,
             Auth::Open
         ));
+        let local = ServeOptions {
+            listen: Some("unix:/run/quintet.sock".to_owned()),
+            ..ServeOptions::default()
+        };
+        let listen = config(&local).unwrap().listen;
+        assert_eq!(listen, Listen::Unix("/run/quintet.sock".into()));
         let keyed = config(&options(false, Some("sesame"))).unwrap();
         assert!(matches!(keyed.auth, Auth::Key(_)));
         assert_eq!(keyed.cors, Cors::Any);

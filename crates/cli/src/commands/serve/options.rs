@@ -41,7 +41,7 @@ pub(crate) struct ServeOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) goldens: Option<PathBuf>,
 
-    /// Address and port to listen on [default: 127.0.0.1:8080]
+    /// Address and port to listen on, or unix:PATH for a socket [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDRESS", help_heading = "Service")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) listen: Option<String>,

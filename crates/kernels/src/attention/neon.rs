@@ -1,0 +1,157 @@
+//! Softmax attention with NEON.
+
+use std::arch::aarch64::*;
+use std::ops::Range;
+
+use super::Head;
+use super::stream::{self, Group, Scratch, Steps};
+use crate::neon::exp;
+use crate::tile::neon::{Quad, add, load_line, multiply_add, store_line, zero};
+use crate::tile::{F32x16, ROWS};
+
+/// See [`super::attend`].
+#[target_feature(enable = "neon")]
+pub(super) fn attend(
+    head: &Head<'_>,
+    queries: Range<usize>,
+    scratch: &mut Scratch,
+    write: impl Fn(usize, &[f32]),
+) {
+    let steps = Steps {
+        score: |keys: &[f32], queries: &[F32x16], scores: &mut [F32x16]| {
+            score(keys, queries, scores);
+        },
+        rescale: |group: &mut Group, scores: &mut [F32x16]| rescale(group, scores),
+        gather_values: |values: &[f32], weights: &[F32x16], sums: &mut [F32x16]| {
+            gather_values(values, weights, sums);
+        },
+    };
+    stream::attend(head, queries, scratch, &steps, write);
+}
+
+/// See [`Steps::rescale`].
+#[target_feature(enable = "neon")]
+fn rescale(group: &mut Group, scores: &mut [F32x16]) {
+    let before = load_line(&group.largest);
+    let mut largest = before;
+    for line in &*scores {
+        let line = load_line(line);
+        largest = [
+            vmaxq_f32(line[0], largest[0]),
+            vmaxq_f32(line[1], largest[1]),
+            vmaxq_f32(line[2], largest[2]),
+            vmaxq_f32(line[3], largest[3]),
+        ];
+    }
+    let mut block_totals = zero();
+    for line in scores {
+        let weights = exp_difference(load_line(line), largest);
+        block_totals = add(block_totals, weights);
+        store_line(line, weights);
+    }
+    let scale = exp_difference(before, largest);
+    let totals = add(multiply(load_line(&group.totals), scale), block_totals);
+    store_line(&mut group.largest, largest);
+    store_line(&mut group.totals, totals);
+    for line in &mut group.sums {
+        let scaled = multiply(load_line(line), scale);
+        store_line(line, scaled);
+    }
+}
+
+/// exp(a - b), where no a is above its b.
+#[inline]
+#[target_feature(enable = "neon")]
+fn exp_difference(a: Quad, b: Quad) -> Quad {
+    [
+        exp(vsubq_f32(a[0], b[0])),
+        exp(vsubq_f32(a[1], b[1])),
+        exp(vsubq_f32(a[2], b[2])),
+        exp(vsubq_f32(a[3], b[3])),
+    ]
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn multiply(a: Quad, b: Quad) -> Quad {
+    [
+        vmulq_f32(a[0], b[0]),
+        vmulq_f32(a[1], b[1]),
+        vmulq_f32(a[2], b[2]),
+        vmulq_f32(a[3], b[3]),
+    ]
+}
+
+/// See [`Steps::score`].
+#[target_feature(enable = "neon")]
+fn score(keys: &[f32], queries: &[F32x16], scores: &mut [F32x16]) {
+    for (keys, scores) in keys
+        .chunks(ROWS * queries.len())
+        .zip(scores.chunks_mut(ROWS))
+    {
+        match scores.len() {
+            1 => score_tile::<1>(keys, queries, scores),
+            2 => score_tile::<2>(keys, queries, scores),
+            3 => score_tile::<3>(keys, queries, scores),
+            4 => score_tile::<4>(keys, queries, scores),
+            5 => score_tile::<5>(keys, queries, scores),
+            _ => score_tile::<ROWS>(keys, queries, scores),
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn score_tile<const R: usize>(keys: &[f32], queries: &[F32x16], scores: &mut [F32x16]) {
+    let mut rows = [&keys[..0]; R];
+    for (row, key) in rows.iter_mut().zip(keys.chunks_exact(queries.len())) {
+        *row = key;
+    }
+    let mut sums = [zero(); R];
+    for (step, queries) in queries.iter().enumerate() {
+        let queries = load_line(queries);
+        for row in 0..R {
+            sums[row] = multiply_add(rows[row][step], queries, sums[row]);
+        }
+    }
+    for (line, sum) in scores.iter_mut().zip(sums) {
+        store_line(line, sum);
+    }
+}
+
+/// See [`Steps::gather_values`].
+#[target_feature(enable = "neon")]
+fn gather_values(values: &[f32], weights: &[F32x16], sums: &mut [F32x16]) {
+    let head_dim = sums.len();
+    for (tile, sums) in sums.chunks_mut(ROWS).enumerate() {
+        let values = &values[tile * ROWS..];
+        match sums.len() {
+            1 => value_tile::<1>(values, head_dim, weights, sums),
+            2 => value_tile::<2>(values, head_dim, weights, sums),
+            3 => value_tile::<3>(values, head_dim, weights, sums),
+            4 => value_tile::<4>(values, head_dim, weights, sums),
+            5 => value_tile::<5>(values, head_dim, weights, sums),
+            _ => value_tile::<ROWS>(values, head_dim, weights, sums),
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn value_tile<const R: usize>(
+    values: &[f32],
+    head_dim: usize,
+    weights: &[F32x16],
+    sums: &mut [F32x16],
+) {
+    let mut block_sums = [zero(); R];
+    for (values, weights) in values.chunks(head_dim).zip(weights) {
+        let (values, weights) = (&values[..R], load_line(weights));
+        for row in 0..R {
+            block_sums[row] = multiply_add(values[row], weights, block_sums[row]);
+        }
+    }
+    for (line, block_sum) in sums.iter_mut().zip(block_sums) {
+        store_line(line, add(load_line(line), block_sum));
+    }
+}
