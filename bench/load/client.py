@@ -86,3 +86,15 @@ class Client:
 
         await asyncio.gather(*(work() for _ in range(workers)))
         return outcomes
+
+    async def all_of(self, requests, workers, seed=3):
+        """Each request once, `workers` of them in flight."""
+        waiting = iter(random.Random(seed).sample(requests, len(requests)))
+        outcomes = []
+
+        async def work():
+            for request in waiting:
+                outcomes.append(await self.send(request))
+
+        await asyncio.gather(*(work() for _ in range(workers)))
+        return outcomes

@@ -79,7 +79,7 @@ Poisson arrivals, open loop, {args.seconds:g} s each, at shares of bench's {meas
 
 ## Short queries beside bulk work
 
-10 queries a second for {args.seconds:g} s while 32 bulk requests are always in flight; ms.
+10 queries a second for {args.seconds:g} s while 32 requests of passages or 6 documents are always in flight; ms.
 
 | beside | queries | p50 | p90 | p99 | most | bulk, tokens/s |
 | --- | --- | --- | --- | --- | --- | --- |""")
