@@ -86,7 +86,6 @@ pub(crate) fn warn(text: &str) {
 }
 
 /// Says on stderr what the user may want to know.
-#[cfg(feature = "mini")]
 pub(crate) fn note(text: &str) {
     print(&format!("note: {text}\n"));
 }

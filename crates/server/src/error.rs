@@ -83,6 +83,8 @@ impl Kind {
 
 /// openai-python gives up on longer waits.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(120);
+/// A client that comes back sooner finds the same queue.
+const MIN_RETRY_AFTER: Duration = Duration::from_millis(100);
 
 /// A refusal or a failure, in words for the client.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -220,7 +222,7 @@ impl ApiError {
     }
 
     fn retry_after(mut self, after: Duration) -> Self {
-        self.retry_after = Some(after.min(MAX_RETRY_AFTER));
+        self.retry_after = Some(after.clamp(MIN_RETRY_AFTER, MAX_RETRY_AFTER));
         self
     }
 
@@ -360,7 +362,7 @@ pub(crate) fn render(response: Response, path: &str, request_id: &str) -> Respon
     }
     if let Some(after) = error.retry_after {
         let millis = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
-        headers.insert("retry-after-ms", millis.max(1).into());
+        headers.insert("retry-after-ms", millis.into());
     }
     if error.kind == Kind::Unauthorized {
         let scheme = HeaderValue::from_static("Bearer");

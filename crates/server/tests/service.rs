@@ -139,10 +139,25 @@ fn too_much_is_refused_at_once() {
         "{}",
         answer.body
     );
-    let answer = server.post(
-        "/v1/embeddings",
-        json!({"input": vec![&text; 6]}).to_string(),
+    // More than the queue holds never fits, however long one waits.
+    let never = json!({"input": vec![&text; 6]}).to_string();
+    let answer = server.post("/v1/embeddings", never);
+    assert_eq!(
+        (answer.status, answer.error().as_str()),
+        (400, "max_tokens_per_request"),
+        "{}",
+        answer.body
     );
+    // Each fits alone; together they do not.
+    let fits = json!({"input": vec![&text; 3]}).to_string();
+    let answers: Vec<_> = std::thread::scope(|scope| {
+        let posts: Vec<_> = (0..8)
+            .map(|_| scope.spawn(|| server.post("/v1/embeddings", fits.clone())))
+            .collect();
+        posts.into_iter().map(|post| post.join().unwrap()).collect()
+    });
+    assert!(answers.iter().any(|answer| answer.status == 200));
+    let answer = answers.iter().find(|answer| answer.status != 200).unwrap();
     assert_eq!(
         (answer.status, answer.error().as_str()),
         (503, "overloaded"),

@@ -36,7 +36,7 @@ pub struct BatcherLimits {
     pub batch: BatchLimits,
     /// Tokens that wait or run at most, over all requests.
     pub queue_tokens: usize,
-    /// Tokens of one request at most.
+    /// Tokens of one request at most, and never more than the queue holds.
     pub request_tokens: usize,
     /// Texts are tokenised on this many threads at once.
     pub tokenizing_threads: usize,
@@ -203,6 +203,11 @@ impl Batcher {
         limits: BatcherLimits,
         metrics: Arc<Metrics>,
     ) -> std::io::Result<Self> {
+        // What never fits is the request's fault and not the moment's.
+        let limits = BatcherLimits {
+            request_tokens: limits.request_tokens.min(limits.queue_tokens),
+            ..limits
+        };
         let queue = Arc::new(queue::Queue::new(limits.batch));
         let worker = worker::spawn(Arc::clone(&queue), Arc::clone(&embedder), metrics)?;
         Ok(Self {

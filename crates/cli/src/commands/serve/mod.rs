@@ -58,7 +58,8 @@ pub(crate) fn run(args: &ServeArgs, settings: &Settings) -> anyhow::Result<()> {
     )?;
     let options = effective.options;
     start_log(&options)?;
-    let config = config(&options)?;
+    let mut config = config(&options)?;
+    fit_descriptors(&mut config.limits.connections);
     let located = model::locate(options.model.as_deref(), settings)?;
     let model_args = ModelArgs {
         model: None,
@@ -85,6 +86,29 @@ pub(crate) fn run(args: &ServeArgs, settings: &Settings) -> anyhow::Result<()> {
         Ok(()) => Ok(()),
         Err(RunError::Load(Failed(error))) => Err(error),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Lets the process hold a descriptor for each connection, or allows fewer connections: a server
+/// without descriptors answers nobody, health checks included.
+fn fit_descriptors(connections: &mut usize) {
+    // Files, sockets that listen, the runtime's own.
+    const OTHERS: u64 = 256;
+    match rlimit::increase_nofile_limit(*connections as u64 + OTHERS) {
+        Ok(descriptors) if descriptors < *connections as u64 + OTHERS => {
+            let allowed = descriptors
+                .saturating_sub(OTHERS)
+                .max(descriptors / 2)
+                .max(1);
+            tracing::warn!(
+                descriptors,
+                connections = allowed,
+                "fewer connections than asked for"
+            );
+            *connections = usize::try_from(allowed).unwrap_or(usize::MAX);
+        }
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "the limit of descriptors cannot be read"),
     }
 }
 
