@@ -12,9 +12,10 @@ pub enum Precision {
     /// f32 arithmetic on the checkpoint's own weights: the reference to 1e-5 per component.
     #[default]
     Exact,
-    /// 12-bit weights by 13-bit activations: nearer to `Exact` than arithmetic in bf16 is.
+    /// 16-bit integers, of which weights use about 13 bits and activations 14: nearer to `Exact`
+    /// than arithmetic in bf16 is. Ranges: `kernels/src/gemm/integers.rs`.
     Balanced,
-    /// 7-bit weights by 8-bit activations, in half the memory.
+    /// 8-bit integers, in half the memory.
     Fast,
 }
 

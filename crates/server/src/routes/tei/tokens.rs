@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
-use quintet_engine::{EmbedError, Embedder, Task, Tokenizer};
+use quintet_engine::{EmbedError, Embedder, Precision, Task, Tokenizer};
 use serde_json::json;
 
 use super::super::rows::{check_count, refused_text};
@@ -176,7 +176,10 @@ pub async fn info(State(app): State<SharedApp>, headers: HeaderMap) -> Result<Re
         serde_json::to_value(Info {
             model_id: model.id(),
             model_sha: None,
-            model_dtype: "float32",
+            model_dtype: match model.embedder.precision() {
+                Precision::Exact => "float32",
+                other => other.name(),
+            },
             model_type: json!({"embedding": {"pooling": "mean"}}),
             max_concurrent_requests: config.limits.connections,
             max_input_length: model.embedder.config().max_tokens,
