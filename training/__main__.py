@@ -4,11 +4,13 @@ import argparse
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer
 
 from . import adapters, body, card, corpus, export, plot, static, teacher, tokenizer
 from .items import Items, targets
 from .log import Log
 from .model import Mini
+from .questions import Questions
 from .settings import Paths, Schedule, Shape, describe
 from .static import save
 
@@ -69,18 +71,19 @@ def train(stages: list, paths: Paths, shape: Shape, schedule: Schedule, log: Log
     items = Items(paths, schedule, log)
     wanted = targets(paths, shape, schedule, log)
     items.find_families(wanted)
+    questions = Questions(items, Tokenizer.from_file(str(paths.work / "tokenizer.json")), paths)
     model = Mini(shape).to(device)
     static.start(model)
     if "static" in stages:
-        static.train(model, items, wanted, paths, schedule, device, log)
+        static.train(model, items, questions, wanted, paths, schedule, device, log)
     if "body" in stages:
         if "static" not in stages:
             model.load_state_dict(torch.load(paths.work / "static.pt", map_location=device)["model"])
-        body.train(model, items, wanted, paths, schedule, device, log)
+        body.train(model, items, questions, wanted, paths, schedule, device, log)
     if "adapters" in stages:
         if "body" not in stages:
             model.load_state_dict(torch.load(paths.work / "body.pt", map_location=device)["model"])
-        adapters.train(model, items, wanted, paths, schedule, device, log, names)
+        adapters.train(model, items, questions, wanted, paths, schedule, device, log, names)
         if set(names) == set(adapters.TRAININGS):
             save({"model": model.state_dict()}, paths.work / "final.pt")
 

@@ -4,7 +4,6 @@ Each adapter learns its own task and, on general text, to stay near the teacher:
 comes from the body, and most labelled text is English.
 """
 
-import random as python_random
 from collections import defaultdict
 
 import numpy as np
@@ -12,17 +11,16 @@ import torch
 from tokenizers import Tokenizer
 
 from . import corpus
-from .body import precision, set_rate
-from .items import Items
-from .losses import contrast, distillation, duplicates, same_label
-from .model import Mini, padded
+from .body import embedded, set_rate
+from .items import SPARE, Items
+from .losses import answers, distillation, same_label
+from .model import Mini
+from .questions import LONGEST_QUESTION, Questions, framed
 from .settings import INSTRUCTIONS, LANGUAGES, TASKS, Paths, Schedule
-from .static import save
+from .static import CLOSE, save
 
 #: Longest text in training with its instruction; the body has seen longer ones.
 LONGEST = 112
-#: A batch is computed in this many parts.
-CHUNKS = 5
 
 
 class Texts:
@@ -44,62 +42,9 @@ def with_instruction(items: Items, chosen, prefix: list) -> list:
     return [cut([0, *prefix, *items.ids(item, 128)[1:]], LONGEST) for item in chosen]
 
 
-def questions(paths: Paths, seed: int) -> list:
-    """(kind, language, question, passage) in many languages; most are a sentence or heading and its paragraph."""
-    shuffle = python_random.Random(seed)
-    pairs = []
-    asked = corpus.read_tsv(paths.train / "wiki-qa/question-passage.tsv.gz")
-    for row, (language, question, passage, _) in enumerate(asked):
-        if row % 10 != 3:  # the others were kept to choose steps and rates
-            pairs.append(("questions", language, question, passage))
-    for language, heading, passage in every(2, corpus.read_tsv(paths.train / "ms-courses/heading-passage.tsv.gz")):
-        pairs.append(("headings", language, heading, passage))
-    rows = list(dict.fromkeys(corpus.read_pairs(paths)))
-    neighbours = defaultdict(list)
-    for name, language, english, other in rows:
-        if name in ("courses", "tico19", "bible", "python", "rust"):
-            neighbours[name, language].append((english, other))
-    for name, language in sorted(neighbours):
-        run = neighbours[name, language]
-        for _ in range(min(len(run) // 8, 150)):
-            begin = shuffle.randrange(len(run))
-            part = run[begin : begin + shuffle.randint(3, 7)]
-            place = shuffle.randrange(len(part))
-            ask = part[place][shuffle.random() < 0.7]
-            if len(ask) < 15:
-                continue
-            side = int(shuffle.random() < 0.85)
-            passage = [pair[side] for index, pair in enumerate(part) if index != place or shuffle.random() < 0.6]
-            spoken = language if side else "en"
-            pairs.append(("sentences", spoken, drop_words(ask, shuffle), corpus.join(passage)))
-    for _, words, definition, example in every(8, corpus.read_tsv(paths.train / "english-wordnet/glosses.tsv.gz")):
-        if len(example) > 25:
-            pairs.append(("words", "en", f"what is {words.split(',')[0]}?", f"{words}: {definition}. {example}"))
-    for first, second in every(2, corpus.read_tsv(paths.train / "wiki-split/wikisplit.tsv.gz")):
-        pairs.append(("wikipedia", "en", drop_words(first, shuffle), second))
-    return pairs
-
-
 def every(step: int, rows) -> list:
     """One row in `step`: more than an adapter's few steps will draw."""
     return list(rows)[::step]
-
-
-def drop_words(text: str, shuffle: python_random.Random) -> str:
-    """A query is shorter than the sentence that it asks for: keeps a run of its words."""
-    words = text.split(" ")
-    if len(words) < 6:
-        return text
-    keep = shuffle.randint(len(words) // 3, len(words))
-    begin = shuffle.randint(0, len(words) - keep)
-    return " ".join(words[begin : begin + keep])
-
-
-#: The share of the short prefixes in the loss of the retrieval adapters: 64 counts three times.
-RETRIEVAL_DIMENSIONS = [32, 64, 64, 64, 128, 256]
-
-#: How often a pair of each kind is drawn.
-QUESTION_WEIGHTS = {"questions": 0.35, "headings": 0.2, "sentences": 0.25, "words": 0.05, "wikipedia": 0.15}
 
 
 def labelled(paths: Paths, task: str) -> list:
@@ -130,14 +75,31 @@ LABEL_WEIGHTS = {
 }
 
 
-def start(model: Mini, seed: int) -> None:
-    """One factor of each pair is zero, so that an adapter starts as nothing; the other gets the size of its rows."""
+#: How much larger than a word's own row the adapter makes an instruction's words at the start.
+HUSHED = 8.0
+
+
+def start(model: Mini, seed: int, prefixes: dict) -> None:
+    """One factor of each pair is zero, so that an adapter starts as nothing; the other gets the size of its rows.
+
+    But an instruction is half of a short text's mean, and says nothing of it: its tokens start out in the spare
+    dimensions, which weigh next to nothing.
+    """
     generator = torch.Generator().manual_seed(seed)
     spread = 2 * model.word_embeddings.original.std().item()
+    hidden = model.shape.hidden_size
+    hush = torch.zeros(hidden)
+    # of both signs, so that LayerNorm finds no mean to take from the other dimensions
+    hush[-SPARE:] = spread * (hidden / SPARE) ** 0.5 * torch.tensor([1.0, -1.0]).repeat(SPARE // 2)
     with torch.no_grad():
         for embedding in (model.word_embeddings, model.token_type_embeddings):
             embedding.lora_A.zero_()
             embedding.lora_B.copy_(spread * torch.randn(embedding.lora_B.shape, generator=generator))
+        for task, prefix in prefixes.items():
+            if prefix:
+                row = TASKS.index(task)
+                model.word_embeddings.lora_B[row, 0] = hush
+                model.word_embeddings.lora_A[row, prefix, 0] = HUSHED / 2 / model.word_embeddings.scale
         model.pooler.lora_A.zero_()
         model.pooler.lora_B.zero_()
 
@@ -145,25 +107,21 @@ def start(model: Mini, seed: int) -> None:
 class Trainer:
     """What the five adapters share: the frozen body, the general texts and their targets."""
 
-    def __init__(self, model: Mini, items: Items, wanted: np.ndarray, paths: Paths, schedule: Schedule, device, log):
-        self.model, self.items, self.wanted, self.paths = model, items, wanted, paths
+    def __init__(
+        self, model: Mini, items: Items, questions: Questions, wanted: np.ndarray, paths: Paths, schedule: Schedule,
+        device, log,
+    ):  # fmt: skip
+        self.model, self.items, self.questions, self.wanted, self.paths = model, items, questions, wanted, paths
         self.schedule, self.device, self.log = schedule, device, log
         self.tokenizer = Tokenizer.from_file(str(paths.work / "tokenizer.json"))
         self.prefix = {task: self.tokenizer.encode(INSTRUCTIONS[task]).ids[1:-1] for task in TASKS}
         self.dimensions = model.shape.matryoshka_dimensions
         for value in model.base_parameters().values():
             value.requires_grad_(False)
-        start(model, schedule.seed)
+        start(model, schedule.seed, self.prefix)
 
     def embed(self, rows: list, task: str):
-        """Vectors of rows of ids, computed in `CHUNKS` parts of like length, so that little is padding."""
-        order = np.argsort([len(row) for row in rows], kind="stable")
-        made = []
-        for part in np.array_split(order, CHUNKS):
-            with precision(self.device):
-                ids = padded([rows[row] for row in part], self.device)
-                made.append(self.model(ids, TASKS.index(task)).float())
-        return torch.cat(made)[torch.from_numpy(np.argsort(order)).to(self.device)]
+        return embedded(self.model, rows, self.device, TASKS.index(task))
 
     def general(self, random, task: str, count: int):
         """Vectors and targets of ordinary texts of like length under one adapter, and their target rows."""
@@ -229,27 +187,18 @@ def draw_group(random, groups: dict, weights: dict):
 
 
 def train_retrieval(trainer: Trainer) -> None:
-    pairs = questions(trainer.paths, trainer.schedule.seed)
-    ask = Texts(trainer.tokenizer, [pair[2] for pair in pairs], "retrieval.query")
-    answer = Texts(trainer.tokenizer, [pair[3] for pair in pairs], "retrieval.passage")
-    groups = defaultdict(lambda: defaultdict(list))
-    for index, (kind, language, _, _) in enumerate(pairs):
-        groups[kind][language].append(index)
-    passage_of = np.unique([pair[3] for pair in pairs], return_inverse=True)[1]
     count = trainer.schedule.adapter_batch
+    query, passage = ("retrieval.query", "retrieval.passage")
 
     def loss(random):
-        # one language a batch, so that a passage is not told from the others by its language
-        kind = groups[draw_group(random, groups, QUESTION_WEIGHTS)]
-        chosen = random.choice(kind[random.choice(sorted(kind))], count)
-        queries = trainer.embed(ask.batch(chosen), "retrieval.query")
-        passages = trainer.embed(answer.batch(chosen), "retrieval.passage")
-        same = duplicates(torch.from_numpy(passage_of[chosen]).to(trainer.device))
-        match = contrast(queries, passages, same, RETRIEVAL_DIMENSIONS)
-        task = ("retrieval.query", "retrieval.passage")[int(random.integers(2))]
+        asked, passages, same = trainer.questions.draw(random, count)
+        asked = trainer.embed(framed(asked, LONGEST_QUESTION, trainer.prefix[query]), query)
+        passages = trainer.embed(framed(passages, LONGEST, trainer.prefix[passage]), passage)
+        match = answers(asked, passages, torch.from_numpy(same).to(trainer.device))
+        task = (query, passage)[int(random.integers(2))]
         return 3 * match + 0.5 * trainer.near_teacher(random, task, count // 2)
 
-    trainer.run("retrieval", ["retrieval.query", "retrieval.passage"], 11, trainer.schedule.adapter_lr, loss)
+    trainer.run("retrieval", [query, passage], 11, trainer.schedule.adapter_lr, loss)
 
 
 def train_labelled(trainer: Trainer, task: str, seed: int) -> None:
@@ -276,13 +225,12 @@ def train_labelled(trainer: Trainer, task: str, seed: int) -> None:
 
 
 def train_matching(trainer: Trainer) -> None:
-    """Graded pairs: the teacher's cosines among texts of which half come in families."""
+    """Graded pairs: the teacher's cosines among texts of which most come in close families."""
     task = "text-matching"
     items, count = trainer.items, 4 * trainer.schedule.adapter_batch
 
     def loss(random):
-        chosen = items.draw_mixed(random, count)
-        chosen = chosen[items.length[chosen] < 48]
+        chosen = items.draw_short(random, 2 * count, CLOSE)
         goal = torch.from_numpy(trainer.wanted[items.row[chosen]].astype(np.float32)).to(trainer.device)
         vectors = trainer.embed(with_instruction(items, chosen, []), task)
         rows = torch.from_numpy(items.row[chosen]).to(trainer.device)
@@ -301,10 +249,11 @@ TRAININGS = {
 
 
 def train(
-    model: Mini, items: Items, wanted: np.ndarray, paths: Paths, schedule: Schedule, device, log, names: list
-) -> None:
+    model: Mini, items: Items, questions: Questions, wanted: np.ndarray, paths: Paths, schedule: Schedule, device, log,
+    names: list,
+) -> None:  # fmt: skip
     """Runs the trainings of `names` that are not finished. Adapters of different tasks may be trained side by side."""
-    trainer = Trainer(model, items, wanted, paths, schedule, device, log)
+    trainer = Trainer(model, items, questions, wanted, paths, schedule, device, log)
     for name in names:
         tasks, train_adapters = TRAININGS[name]
         if not trainer.kept(name, tasks):

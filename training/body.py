@@ -6,36 +6,59 @@ import numpy as np
 import torch
 
 from .items import Items
-from .losses import distance, distillation
+from .losses import answers, distance, distillation
 from .model import Mini, padded
+from .questions import LONGEST_QUESTION, Questions, framed
 from .settings import Paths, Schedule
 from .static import accuracy, save
+from .teacher import fastest_type
 
-#: Texts that are drawn together and sorted by length, so that batches hold little padding.
-WINDOW = 4_096
+#: Texts that are drawn together, of which about half is kept and sorted by length, so that batches hold little padding.
+WINDOW = 8_192
 #: Longest ordinary text in tokens; every `LONG_EVERY` windows a batch of joined texts goes up to the limit.
 LONGEST = 320
 LONG_EVERY = 6
+LONG_TOKENS = 6_144
+#: Every so many batches one of questions and their passages, the longest of these, and the weight of its loss.
+QUESTION_EVERY = 6
+QUESTIONS = 32
+LONGEST_PASSAGE = 96
+ANSWER_WEIGHT = 0.5
 #: Learning rate of the word table against the layers: it comes trained, and most of its rows are rare.
 TABLE_RATE = 0.4
 
 
 def precision(device):
     """bf16 products where the machine has them; the weights and the sums stay f32."""
-    if device.type == "cuda" or torch.cpu._is_avx512_bf16_supported():
-        return torch.autocast(device.type, torch.bfloat16)
-    return contextlib.nullcontext()
+    dtype = fastest_type(device)
+    return contextlib.nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
+
+
+def embedded(model: Mini, rows: list, device, task: int | None = None, parts: int = 4):
+    """Vectors of rows of ids, computed in parts of like length, so that little is padding."""
+    order = np.argsort([len(row) for row in rows], kind="stable")
+    made = []
+    for part in np.array_split(order, parts):
+        with precision(device):
+            made.append(model(padded([rows[row] for row in part], device), task).float())
+    return torch.cat(made)[torch.from_numpy(np.argsort(order)).to(device)]
+
+
+def answer_loss(model: Mini, questions: Questions, random, device):
+    asked, passages, same = questions.draw(random, QUESTIONS)
+    vectors = embedded(model, framed(asked, LONGEST_QUESTION) + framed(passages, LONGEST_PASSAGE), device)
+    return answers(vectors[:QUESTIONS], vectors[QUESTIONS:], torch.from_numpy(same).to(device))
 
 
 def window_batches(items: Items, seed: list, tokens_per_batch: int) -> list:
     """Batches of rows of `items`, each of about one length and at most `tokens_per_batch` tokens with padding."""
     random = np.random.default_rng(seed)
-    chosen = items.draw_mixed(random, WINDOW)
+    chosen = items.draw_short(random, WINDOW)
     length = np.minimum(items.length[chosen], LONGEST)
-    order = np.argsort(length + random.random(WINDOW))
+    order = np.argsort(length + random.random(len(chosen)))
     batches, begin = [], 0
-    for position in range(1, WINDOW + 1):
-        if position == WINDOW or length[order[position]] * (position + 1 - begin) > tokens_per_batch:
+    for position in range(1, len(chosen) + 1):
+        if position == len(chosen) or length[order[position]] * (position + 1 - begin) > tokens_per_batch:
             batches.append(chosen[order[begin:position]])
             begin = position
     if len(batches[-1]) < 16:
@@ -70,7 +93,9 @@ def mean_targets(wanted: np.ndarray, made: list) -> np.ndarray:
     return np.stack([goal / np.linalg.norm(goal) for goal in goals])
 
 
-def train(model: Mini, items: Items, wanted: np.ndarray, paths: Paths, schedule: Schedule, device, log) -> None:
+def train(
+    model: Mini, items: Items, questions: Questions, wanted: np.ndarray, paths: Paths, schedule: Schedule, device, log
+) -> None:
     checkpoint = paths.work / "body.pt"
     base = model.base_parameters()
     table = base.pop("word_embeddings.original")
@@ -92,7 +117,7 @@ def train(model: Mini, items: Items, wanted: np.ndarray, paths: Paths, schedule:
     total = schedule.body_windows
     while window < total:
         batches = window_batches(items, [schedule.seed, 2, window], schedule.body_tokens)
-        sums = np.zeros(2)
+        sums, answered = np.zeros(2), []
         for position, batch in enumerate(batches):
             done = (window + position / len(batches)) / total
             set_rate(optimizer, min(1.0, (step + 1) / 60) * max(0.01, 1 - done))
@@ -102,6 +127,11 @@ def train(model: Mini, items: Items, wanted: np.ndarray, paths: Paths, schedule:
             with precision(device):
                 vectors = model(ids)
             loss, close, apart = distillation(vectors, goal, rows, dimensions)
+            if position % QUESTION_EVERY == 0:
+                random = np.random.default_rng([schedule.seed, 5, window, position])
+                answer = answer_loss(model, questions, random, device)
+                loss = loss + ANSWER_WEIGHT * answer
+                answered.append(answer.item())
             update(optimizer, loss, rest)
             step += 1
             tokens += ids.numel()
@@ -109,7 +139,7 @@ def train(model: Mini, items: Items, wanted: np.ndarray, paths: Paths, schedule:
         fields = {}
         if window % LONG_EVERY == LONG_EVERY - 1:
             limit = model.shape.max_position_embeddings - 2
-            made = long_batch(items, [schedule.seed, 3, window], schedule.body_tokens, limit)
+            made = long_batch(items, [schedule.seed, 3, window], LONG_TOKENS, limit)
             goal = torch.from_numpy(mean_targets(wanted, made)).to(device)
             with precision(device):
                 vectors = model(padded([ids for ids, _ in made], device))
@@ -118,6 +148,7 @@ def train(model: Mini, items: Items, wanted: np.ndarray, paths: Paths, schedule:
             fields = {"long_tokens": len(made[0][0]), "long_distance": loss.item()}
         window += 1
         mean = sums / len(batches)
+        fields["answers"] = float(np.mean(answered))
         log(stage="body", window=window, step=step, tokens=tokens, distance=mean[0], contrast=mean[1], **fields)
         if window % schedule.checkpoint_windows == 0 or window == total:
             state = {"model": model.state_dict(), "window": window, "step": step, "tokens": tokens}

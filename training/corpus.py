@@ -162,14 +162,14 @@ def read_evaluation(paths: Paths):
 TEACHER_ORDER = [
     ("sib200", None), ("pud", None), ("tico19", None), ("questions", None), ("passages", None),
     ("courses", None), ("tatoeba-rare", None), ("interface", None),
-    ("scenes", 25_000), ("splits", 14_000), ("glosses", 20_000), ("tatoeba", 50_000), ("headlines", 5_000),
-    ("variants", 10_000), ("lemmas", None), ("aosp", None), ("intents", 8_000), ("trivia", 5_000),
-    ("definitions", 5_000), ("words", 20_000), ("paragraphs", 2_000), ("bible-shared", 2_000), ("bible", 2_000),
-    ("cldr", 4_000), ("rust", None), ("tatoeba", 40_000), ("wikipedia", 3_000), ("interface-words", None),
-    ("tatoeba", None), ("words", 20_000), ("python", 2_000), ("glosses", 20_000), ("variants", None),
-    ("splits", None), ("scenes", None), ("paragraphs", 5_000), ("headlines", None), ("definitions", None),
-    ("glosses", None), ("words", None), ("glosses-more", None), ("wikipedia", None), ("trivia", None),
-    ("bible-shared", None), ("bible", None), ("cldr", None), ("python", None), ("intents", None),
+    ("scenes", 25_000), ("splits", 14_000), ("glosses", 20_000), ("tatoeba", None), ("headlines", 5_000),
+    ("variants", 10_000), ("paragraphs", 2_000), ("intents", 8_000), ("trivia", 5_000), ("definitions", 5_000),
+    ("bible-shared", 2_000), ("bible", 2_000), ("lemmas", None), ("aosp", None), ("words", 20_000),
+    ("wikipedia", 3_000), ("splits", None), ("glosses", 20_000), ("variants", 15_000), ("rust", None),
+    ("cldr", 4_000), ("interface-words", None), ("wikipedia", 4_000), ("glosses", 30_000), ("words", 20_000),
+    ("python", 2_000), ("variants", None), ("scenes", None), ("paragraphs", 5_000), ("headlines", None),
+    ("definitions", None), ("glosses", None), ("words", None), ("glosses-more", None), ("wikipedia", None),
+    ("trivia", None), ("bible-shared", None), ("bible", None), ("cldr", None), ("python", None), ("intents", None),
     ("paragraphs", None),
 ]  # fmt: skip
 

@@ -103,7 +103,7 @@ class TeacherBackend:
         from training.teacher import WIDTH, Teacher
 
         torch.set_num_threads(threads)
-        self.teacher = Teacher()
+        self.teacher = Teacher(torch.float32)
         self.dimensions = [WIDTH]
         self.tasks = []
         self.name = "teacher"

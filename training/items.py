@@ -18,6 +18,11 @@ SPARE = 8
 ENGLISH_SHARE = 0.35
 TEMPERATURE = 0.35
 
+#: What `draw_short` keeps of longer texts and of other languages.
+SHORT = 40
+LONGER_KEPT = 0.12
+OTHERS_KEPT = 0.5
+
 ENGLISH_WEIGHTS = {
     "tatoeba": 1.0, "sib200": 3.0, "pud": 3.0, "tico19": 2.0, "questions": 3.0, "passages": 3.0,
     "wikipedia": 2.0, "courses": 1.0, "interface": 0.5, "aosp": 0.3, "rust": 0.5, "lemmas": 0.3,
@@ -26,9 +31,8 @@ ENGLISH_WEIGHTS = {
     "scenes": 1.5, "splits": 2.0, "headlines": 0.7, "variants": 0.8, "words": 0.2,
 }  # fmt: skip
 
-#: Random texts that the others are grouped around for `draw_families`, and how many of a family are drawn at once.
-FAMILIES = 400
-FAMILY = 32
+#: Of wide and of close families: random texts that the others are grouped around, and how many of one are drawn at once.
+FAMILIES = ((400, 32), (6_000, 16))
 
 
 class Items:
@@ -48,7 +52,8 @@ class Items:
         english = self.language == self.codes.index("en")
         held_out = is_held_out(self.row)
         # `validation` is of Tatoeba, whose English texts the teacher sees early
-        self.validation = np.nonzero(held_out & ~english & (self.set == self.names.index("tatoeba")))[0]
+        of_tatoeba = ~english & (self.set == self.names.index("tatoeba"))
+        self.validation = np.nonzero(held_out & of_tatoeba & (self.row < available))[0]
         weight = np.zeros(len(self.row))
         for index, name in enumerate(self.names):
             of_set = self.set == index
@@ -66,32 +71,21 @@ class Items:
         self.cumulative = np.cumsum(self.weight)
 
     def find_families(self, wanted: np.ndarray) -> None:
-        """Groups the texts by the nearest of some random targets; `draw_families` needs it."""
-        random = np.random.default_rng(0)
-        centres = wanted[random.choice(len(wanted), FAMILIES, replace=False)].astype(np.float32)
-        blocks = range(0, len(wanted), 65_536)
-        nearest = [(wanted[begin : begin + 65_536].astype(np.float32) @ centres.T).argmax(1) for begin in blocks]
+        """Groups the texts for `draw_mixed`."""
         known = np.nonzero(self.weight)[0]
-        family = np.concatenate(nearest)[self.row[known]]
-        order = np.argsort(family, kind="stable")
-        self.by_family = known[order]
-        self.family_cumulative = np.cumsum(self.weight[self.by_family])
-        ends = self.family_cumulative[np.searchsorted(family[order], np.arange(FAMILIES), "right") - 1]
-        self.family_bounds = np.concatenate([[0.0], ends])
+        self.families = [Families(*sizes, wanted, known, self) for sizes in FAMILIES]
 
-    def draw_families(self, random: np.random.Generator, count: int) -> np.ndarray:
-        """`FAMILY` texts at a time of one family, families drawn by their weight."""
-        point = random.random(-(-count // FAMILY)) * self.family_bounds[-1]
-        family = np.searchsorted(self.family_bounds[1:], point)
-        low, high = self.family_bounds[family], self.family_bounds[family + 1]
-        point = low[:, None] + random.random((len(family), FAMILY)) * (high - low)[:, None]
-        place = np.searchsorted(self.family_cumulative, point.reshape(-1)[:count])
-        return self.by_family[np.minimum(place, len(self.by_family) - 1)]
+    def draw_mixed(self, random: np.random.Generator, count: int, shares=(0.25, 0.25)) -> np.ndarray:
+        """These shares come in wide and in close families, in which the teacher's cosines have all grades."""
+        parts = [families.draw(random, int(count * share)) for families, share in zip(self.families, shares, strict=True)]
+        return np.concatenate([self.draw(random, count - sum(map(len, parts))), *parts])
 
-    def draw_mixed(self, random: np.random.Generator, count: int) -> np.ndarray:
-        """Half at random, half families, in which the teacher's cosines have all grades."""
-        half = count // 2
-        return np.concatenate([self.draw(random, count - half), self.draw_families(random, half)])
+    def draw_short(self, random: np.random.Generator, count: int, shares=(0.25, 0.25)) -> np.ndarray:
+        """About half of `count`: short texts, in which each word counts, and more English."""
+        chosen = self.draw_mixed(random, count, shares)
+        kept = np.where(self.language[chosen] == self.codes.index("en"), 1.0, OTHERS_KEPT)
+        kept *= np.where(self.length[chosen] > SHORT, LONGER_KEPT, 1.0)
+        return chosen[random.random(len(chosen)) < kept]
 
     def ids(self, item: int, longest: int) -> np.ndarray:
         ids = self.flat[self.start[item] : self.start[item + 1]]
@@ -99,6 +93,31 @@ class Items:
 
     def draw(self, random: np.random.Generator, count: int) -> np.ndarray:
         return np.minimum(np.searchsorted(self.cumulative, random.random(count)), len(self.row) - 1)
+
+
+class Families:
+    """Texts grouped by the nearest of some random targets; a few of a group are drawn at once, groups by their weight."""
+
+    def __init__(self, count: int, at_once: int, wanted: np.ndarray, known: np.ndarray, items: Items):
+        self.at_once = at_once
+        random = np.random.default_rng(0)
+        centres = wanted[random.choice(len(wanted), count, replace=False)].astype(np.float32)
+        blocks = range(0, len(wanted), 16_384)
+        nearest = [(wanted[begin : begin + 16_384].astype(np.float32) @ centres.T).argmax(1) for begin in blocks]
+        family = np.concatenate(nearest)[items.row[known]]
+        order = np.argsort(family, kind="stable")
+        self.members = known[order]
+        self.cumulative = np.cumsum(items.weight[self.members])
+        last = np.searchsorted(family[order], np.arange(count), "right") - 1
+        self.bounds = np.concatenate([[0.0], np.where(last < 0, 0.0, self.cumulative[last])])
+
+    def draw(self, random: np.random.Generator, count: int) -> np.ndarray:
+        point = random.random(-(-count // self.at_once)) * self.bounds[-1]
+        family = np.searchsorted(self.bounds[1:], point)
+        low, high = self.bounds[family], self.bounds[family + 1]
+        point = low[:, None] + random.random((len(family), self.at_once)) * (high - low)[:, None]
+        place = np.searchsorted(self.cumulative, point.reshape(-1)[:count])
+        return self.members[np.minimum(place, len(self.members) - 1)]
 
 
 def is_held_out(row: np.ndarray) -> np.ndarray:

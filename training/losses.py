@@ -72,6 +72,15 @@ def distillation(vectors, wanted, rows, dimensions: list):
     return close + CONTRAST_WEIGHT * apart + graded, close.detach(), apart.detach()
 
 
+#: The share of each prefix in `answers`: 64 counts three times, for that is where short vectors lose most.
+ANSWER_DIMENSIONS = [32, 64, 64, 64, 128, 256]
+
+
+def answers(questions, passages, same):
+    """InfoNCE between questions and passages; `same` numbers the passages, equal ones are no negatives."""
+    return contrast(questions, passages, duplicates(same), ANSWER_DIMENSIONS)
+
+
 def same_label(vectors, labels, dimensions: list, temperature: float = 0.1):
     """Supervised contrastive loss (Khosla et al. 2020, eq. 2); a text whose label is alone counts for nothing."""
     alike = labels[:, None] == labels[None, :]

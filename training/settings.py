@@ -55,16 +55,17 @@ class Schedule:
     """Lengths are in steps (of the body in windows of 4096 texts), so that a pause or a slower machine changes no result."""
 
     seed: int = 20_261_123
-    teacher_sentences: int = 292_000
+    teacher_sentences: int = 346_112
     basis_steps: int = 150
     basis_lr: float = 2e-3
-    static_steps: int = 1_500
+    static_steps: int = 2_200
+    close_steps: int = 300
     static_batch: int = 2_048
     static_lr: float = 4e-3
     checkpoint_every: int = 250
-    body_windows: int = 18
-    body_tokens: int = 6_144
-    body_lr: float = 8e-4
+    body_windows: int = 5
+    body_tokens: int = 2_048
+    body_lr: float = 6e-4
     checkpoint_windows: int = 5
     adapter_steps: int = 180
     adapter_batch: int = 40
