@@ -249,11 +249,13 @@ impl<'a> Block<'a> {
     }
 
     /// The packed rows of a panel of the task.
+    #[inline(always)]
     fn x_steps(&self, panel: usize) -> &'a [[u32; ROWS]] {
         self.x.steps(self.rows.start / ROWS + panel, self.k.clone())
     }
 
     /// Scale and zero of the integers of a row of the task.
+    #[inline(always)]
     fn x_scale(&self, row: usize) -> (f32, i32) {
         self.x.scale(self.rows.start + row, self.k.start / K_BLOCK)
     }

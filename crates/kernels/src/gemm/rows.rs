@@ -61,6 +61,7 @@ impl PackedRows {
     }
 
     /// The steps of a panel over one block of k.
+    #[inline(always)]
     pub(super) fn steps(&self, panel: usize, k: Range<usize>) -> &[[u32; ROWS]] {
         let steps = match self.integers {
             Some(integers) => integers.words(k.start)..integers.words(k.end),
@@ -70,6 +71,7 @@ impl PackedRows {
     }
 
     /// Scale and zero of the integers of a row in one block of k.
+    #[inline(always)]
     pub(super) fn scale(&self, row: usize, block: usize) -> (f32, i32) {
         let first = row / ROWS * self.depth + self.steps + block * ROW_HEAD;
         let [scale, zero] = [0, 1].map(|line| self.lines[first + line][row % ROWS]);

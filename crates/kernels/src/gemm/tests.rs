@@ -186,13 +186,17 @@ fn rounded_terms(x: &[f32], weights: &[f32], bits: u32) -> Vec<f64> {
                 rounded(weights, inverse, -32_767.0..=32_767.0),
             )
         } else {
-            let pairs = weights
-                .chunks(2)
-                .map(|pair| pair.iter().map(|w| w.abs()).sum::<f32>());
-            let inverse = 127.0 / pairs.fold(0.0, f32::max);
+            let four = |eight: &[f32], places: [usize; 4]| -> f32 {
+                let numbers = places.iter().filter_map(|place| eight.get(*place));
+                numbers.map(|weight| weight.abs()).sum()
+            };
+            let fours = weights
+                .chunks(8)
+                .map(|eight| four(eight, [0, 1, 4, 5]).max(four(eight, [2, 3, 6, 7])));
+            let inverse = (127.0 / largest(weights)).min(168.0 / fours.fold(0.0, f32::max));
             let range = extreme(x, 1.0) + extreme(x, -1.0);
             (
-                rounded(x, 255.0 / range, -255.0..=255.0),
+                rounded(x, 191.0 / range, -191.0..=191.0),
                 rounded(weights, inverse, -127.0..=127.0),
             )
         };
