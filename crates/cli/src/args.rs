@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 use quintet_engine::Precision;
 
 use crate::commands::bench::BenchArgs;
+use crate::commands::calibrate::CalibrateArgs;
 use crate::commands::config::ConfigArgs;
 use crate::commands::embed::EmbedArgs;
 use crate::commands::info::InfoArgs;
@@ -44,6 +45,7 @@ pub(crate) enum Command {
     Pull(PullArgs),
     Models(ModelsArgs),
     Pack(PackArgs),
+    Calibrate(CalibrateArgs),
     Info(InfoArgs),
     Verify(VerifyArgs),
     Bench(BenchArgs),
@@ -69,6 +71,7 @@ Models:
   pull        Download a model from the model hub
   models      List the downloaded models
   pack        Keep a model's packed weights as a file, for a quick start
+  calibrate   Find the matrices that `fast` shall keep in 16 bits, on your texts
   info        Describe a model: layout, shapes, adapters, memory, licence
 
 Check:

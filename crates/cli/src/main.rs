@@ -2,7 +2,7 @@
 //!
 //! - `args`: what can be typed; `settings`: what the environment says
 //! - `commands`: one file each
-//! - `input`, `output`, `rows`, `npy`: data in and out
+//! - `input`, `output`, `rows`, `npy`: data in and out; `sample`: texts where the user names none
 //! - `model`: from `--model` to a loaded model
 //! - `table`, `progress`: what people see
 //! - `hub`: the model hub over HTTP
@@ -20,6 +20,7 @@ mod npy;
 mod output;
 mod progress;
 mod rows;
+mod sample;
 mod settings;
 mod table;
 
@@ -54,6 +55,7 @@ fn run(command: Command, settings: &Settings) -> anyhow::Result<()> {
             Ok(commands::pull::run(&args, &settings.hub, output, log)?)
         }
         Command::Models(args) => commands::models::run(&args, settings),
+        Command::Calibrate(args) => commands::calibrate::run(&args, settings),
         Command::Pack(args) => commands::pack::run(&args, settings),
         Command::Info(args) => commands::info::run(&args, settings),
         Command::Verify(args) => commands::verify::run(&args, settings),

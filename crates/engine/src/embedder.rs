@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use quintet_kernels::gemm::PackedMatrix;
 use quintet_kernels::{Cpu, Isa};
 
 use crate::batch::{PackedBatch, Sequence, plan};
@@ -15,7 +16,7 @@ use crate::input::{Dimensions, EmbedOptions, Embedded, Input, InputReader, Trunc
 use crate::late_chunking::{
     self, ChunkPooling, Document, DocumentTokens, LongDocument, Owner, SpanError, Windows,
 };
-use crate::precision::Precision;
+use crate::precision::{Precision, Precisions};
 use crate::task::{self, Task, UnknownTask};
 use crate::tokenizer::Tokenizer;
 use crate::weights::{AdapterSource, Checkpoint, PackFile, PackFileError, Weights};
@@ -28,6 +29,9 @@ pub struct LoadOptions<'a> {
     pub isa: Isa,
     /// Arithmetic of the weight products.
     pub precision: Precision,
+    /// Matrices that are `balanced` instead, by their place among the packed ones: Wqkv, out_proj,
+    /// fc1 and fc2 of each layer in turn. [`Sensitivity`](crate::Sensitivity) tells which want it.
+    pub balanced: &'a [usize],
     /// A file that [`Embedder::write_packed`] made of this checkpoint at this precision.
     pub packed: Option<&'a Path>,
     /// Adapters beside those of the checkpoint.
@@ -48,6 +52,7 @@ impl Default for LoadOptions<'_> {
             threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             isa: Isa::best(),
             precision: Precision::Exact,
+            balanced: &[],
             packed: None,
             adapters: Vec::new(),
             token_budget: DEFAULT_TOKEN_BUDGET,
@@ -81,7 +86,10 @@ impl Embedder {
         let weights = Arc::new(Weights::load(
             checkpoint,
             &options.adapters,
-            options.precision,
+            &Precisions {
+                most: options.precision,
+                balanced: options.balanced,
+            },
             packed,
             &cpu,
             options.progress,
@@ -106,6 +114,18 @@ impl Embedder {
     /// [`PackFileError::Io`] when the file cannot be written. What was at `path` before stays then.
     pub fn write_packed(&self, checkpoint: &Checkpoint, path: &Path) -> Result<u64, PackFileError> {
         PackFile::write(path, checkpoint, self.precision, &self.weights, &self.cpu)
+    }
+
+    /// The numbers of each packed matrix, in their order.
+    pub(crate) fn matrix_sizes(&self) -> Vec<usize> {
+        let matrices = self.weights.matrices();
+        matrices.map(|matrix| matrix.n() * matrix.k()).collect()
+    }
+
+    /// Runs with another matrix in the place of one of the model's, until the next call.
+    pub(crate) fn set_trial(&self, trial: Option<(usize, PackedMatrix)>) {
+        let mut encoder = self.encoder.lock().unwrap_or_else(PoisonError::into_inner);
+        encoder.set_trial(trial);
     }
 
     /// Arithmetic of the weight products.

@@ -29,6 +29,7 @@
 //! ```
 
 pub mod batch;
+pub mod calibration;
 pub mod config;
 mod embedder;
 pub mod embedding;
@@ -41,6 +42,7 @@ mod task;
 pub mod tokenizer;
 pub mod weights;
 
+pub use calibration::Sensitivity;
 pub use config::ModelConfig;
 pub use embedder::{DocumentSums, EmbeddedDocument, Embedder, LoadOptions, Prepared};
 pub use error::{EmbedError, LoadError};

@@ -1,6 +1,7 @@
 //! One file per command: its arguments with their help, and what it does.
 
 pub(crate) mod bench;
+pub(crate) mod calibrate;
 pub(crate) mod config;
 pub(crate) mod embed;
 pub(crate) mod info;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use quintet_kernels::Cpu;
+use quintet_kernels::gemm::PackedMatrix;
 use quintet_kernels::pooling::span_sums;
 use quintet_kernels::rotary::RopeTable;
 
@@ -20,6 +21,8 @@ pub struct CpuEncoder {
     weights: Arc<Weights>,
     rope: RopeTable,
     buffers: Buffers,
+    /// A matrix in the place of one of the model's, which is named by its place among them.
+    trial: Option<(usize, PackedMatrix)>,
 }
 
 impl CpuEncoder {
@@ -31,7 +34,13 @@ impl CpuEncoder {
             weights,
             rope,
             buffers: Buffers::default(),
+            trial: None,
         }
+    }
+
+    /// Puts a matrix in the place of one of the model's, or takes it away again.
+    pub(crate) fn set_trial(&mut self, trial: Option<(usize, PackedMatrix)>) {
+        self.trial = trial;
     }
 }
 
@@ -46,6 +55,10 @@ impl Encoder for CpuEncoder {
             rope: &self.rope,
             batch,
             runs: &runs,
+            trial: self.trial.as_ref().and_then(|(index, matrix)| {
+                let replaced = self.weights.matrices().nth(*index)?;
+                Some((replaced, matrix))
+            }),
         };
         let mut x = vec![0.0; batch.tokens() * hidden];
         gather(&self.cpu, &self.weights, batch, hidden, &mut x);

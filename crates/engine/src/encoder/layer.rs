@@ -4,7 +4,9 @@ use std::ops::Range;
 
 use quintet_kernels::Cpu;
 use quintet_kernels::attention::{AttentionScratch, attention};
-use quintet_kernels::gemm::{Epilogue, GemmScratch, PackedLora, Product, Segment, product};
+use quintet_kernels::gemm::{
+    Epilogue, GemmScratch, PackedLora, PackedMatrix, Product, Segment, product,
+};
 use quintet_kernels::layer_norm::layer_norm;
 use quintet_kernels::rotary::{RopeTable, rotate_qk};
 
@@ -47,6 +49,8 @@ pub(super) struct Pass<'a> {
     pub(super) rope: &'a RopeTable,
     pub(super) batch: &'a PackedBatch,
     pub(super) runs: &'a [Run],
+    /// One of the model's matrices, and the one that is used in its place.
+    pub(super) trial: Option<(&'a PackedMatrix, &'a PackedMatrix)>,
 }
 
 /// Buffers that grow to the largest batch and are used again.
@@ -157,9 +161,13 @@ impl Pass<'_> {
         epilogue: Epilogue<'_>,
         out: &mut [f32],
     ) {
+        let weights = match self.trial {
+            Some((replaced, trial)) if std::ptr::eq(replaced, &linear.matrix) => trial,
+            _ => &linear.matrix,
+        };
         let operands = Product {
             x,
-            weights: &linear.matrix,
+            weights,
             bias: &linear.bias,
             segments,
             epilogue,
