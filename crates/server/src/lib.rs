@@ -12,6 +12,7 @@
 //! - [`auth`], [`body`], [`observe`]: who calls, what they send, what is written down
 //! - [`model`], [`task_names`], [`token_encoding`]: ids, tasks and vocabularies that clients name
 //! - [`segments`]: a text cut into chunks
+//! - [`metering`]: prices and limits, pure; [`store`]: accounts, keys and the ledger in a database
 //! - [`budget`], [`config`], [`metrics`]
 //!
 //! [`Server::bind`] listens, [`Server::run`] loads the model and serves until it is told to stop.
@@ -24,12 +25,14 @@ pub mod budget;
 pub mod config;
 pub mod error;
 pub mod listen;
+pub mod metering;
 pub mod metrics;
 pub mod model;
 pub mod observe;
 pub mod routes;
 pub mod segments;
 pub mod serve;
+pub mod store;
 pub mod task_names;
 pub mod token_encoding;
 pub mod wire;
