@@ -23,6 +23,7 @@ use tower_http::map_request_body::MapRequestBodyLayer;
 use crate::auth::{self, Auth};
 use crate::batcher::Batcher;
 use crate::budget::Budget;
+use crate::catalogue::{Entry, LicenseError, Price, Status};
 use crate::config::{Config, Cors};
 use crate::error::ApiError;
 use crate::metrics::Metrics;
@@ -41,6 +42,10 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     /// Room for request bodies.
     pub body_bytes: Budget,
+    /// What the model's use may be charged at, `None` where nothing is charged.
+    pub price: Option<Price>,
+    /// The id of the model's entry in the catalogue.
+    served_id: Option<String>,
     readiness: watch::Sender<Readiness>,
 }
 
@@ -68,14 +73,39 @@ const LOADING_RETRY: Duration = Duration::from_secs(5);
 
 impl App {
     /// A server without a model yet.
-    pub fn new(config: Config) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// [`LicenseError`] for a price that the licence of the weights forbids.
+    pub fn new(mut config: Config) -> Result<Self, LicenseError> {
+        let entry = config
+            .serves
+            .as_deref()
+            .map(|name| config.catalogue.entry_or_unlisted(name).clone());
+        let acknowledged = config.acknowledge_license.as_deref();
+        let price = match &entry {
+            Some(entry) => entry.active_price(acknowledged)?,
+            None => None,
+        };
+        Ok(Self {
             auth: config.auth.clone(),
             metrics: Arc::default(),
             body_bytes: Budget::new(config.limits.bodies_bytes),
             readiness: watch::Sender::new(Readiness::Loading),
+            price,
+            served_id: entry.map(|entry| entry.id),
             config,
-        }
+        })
+    }
+
+    /// What the catalogue says about the model that is or will be in service.
+    pub fn served_entry(&self) -> Option<&Entry> {
+        self.config.catalogue.entry(self.served_id.as_deref()?)
+    }
+
+    /// How an entry's model stands here and now.
+    pub fn status(&self, entry: &Entry) -> Status {
+        let is_served = self.served_id.as_ref() == Some(&entry.id);
+        Status::of(entry, is_served, self.service_now().is_some())
     }
 
     /// Takes a model into service.

@@ -11,6 +11,7 @@
 //! - [`error`]: what goes wrong, and every status code
 //! - [`auth`], [`body`], [`observe`]: who calls, what they send, what is written down
 //! - [`model`], [`task_names`], [`token_encoding`]: ids, tasks and vocabularies that clients name
+//! - [`catalogue`]: what is known about models
 //! - [`segments`]: a text cut into chunks
 //! - [`budget`], [`config`], [`metrics`]
 //!
@@ -21,6 +22,7 @@ pub mod auth;
 pub mod batcher;
 pub mod body;
 pub mod budget;
+pub mod catalogue;
 pub mod config;
 pub mod error;
 pub mod listen;
@@ -36,6 +38,7 @@ pub mod wire;
 mod write_timeout;
 
 pub use auth::Auth;
+pub use catalogue::{Catalogue, CatalogueError, LicenseError};
 pub use config::{Config, Cors, EmptyInput, Limits, TlsFiles};
 pub use listen::Listen;
 pub use model::{Model, SelfTestError};
