@@ -29,6 +29,7 @@ use crate::error::ApiError;
 use crate::metrics::Metrics;
 use crate::model::Model;
 use crate::observe;
+use crate::pages;
 use crate::routes::{classify, cohere, docs, embeddings, health, models, rerank, segment, tei};
 
 /// What every handler sees.
@@ -163,15 +164,15 @@ pub fn router(app: &SharedApp) -> Router {
         // Ids of the hub contain a slash.
         .route("/v1/models/{*id}", get(models::one))
         .route("/models/{*id}", get(models::one))
-        .route_layer(from_fn_with_state(Arc::clone(app), auth::require_key));
+        .route_layer(from_fn_with_state(Arc::clone(app), auth::require_key))
+        .route_layer(from_fn_with_state(Arc::clone(app), pages::for_browsers));
     let open = Router::new()
         .route("/health", get(health::ready))
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready))
         .route("/metrics", get(health::metrics))
         .route("/openapi.json", get(docs::openapi))
-        .route("/docs", get(docs::page))
-        .route("/", get(docs::page));
+        .route("/docs", get(docs::page));
     // Within the layers that count and name requests: the body is unpacked as it is read, so that all
     // limits count what comes out. An unknown encoding is read as it came.
     let unpacking = ServiceBuilder::new()
@@ -179,6 +180,7 @@ pub fn router(app: &SharedApp) -> Router {
         .layer(MapRequestBodyLayer::new(Body::new));
     keyed
         .merge(open)
+        .merge(pages::routes())
         .fallback(unknown_route)
         .method_not_allowed_fallback(unknown_method)
         .layer(unpacking)

@@ -11,7 +11,7 @@
 //! - [`error`]: what goes wrong, and every status code
 //! - [`auth`], [`body`], [`observe`]: who calls, what they send, what is written down
 //! - [`model`], [`task_names`], [`token_encoding`]: ids, tasks and vocabularies that clients name
-//! - [`catalogue`]: what is known about models
+//! - [`catalogue`]: what is known about models; `pages`: what a person sees in a browser
 //! - [`segments`]: a text cut into chunks
 //! - [`budget`], [`config`], [`metrics`]
 //!
@@ -29,6 +29,7 @@ pub mod listen;
 pub mod metrics;
 pub mod model;
 pub mod observe;
+mod pages;
 pub mod routes;
 pub mod segments;
 pub mod serve;
