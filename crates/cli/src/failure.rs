@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use quintet_engine::weights::hub::{HubCacheError, HubIdError};
 use quintet_engine::{CheckpointError, EmbedError, LoadError, UnknownTask};
+use quintet_server::LicenseError;
 use quintet_server::store::{DatabaseError, StoreError};
 
 use crate::hub::HubError;
@@ -116,6 +117,8 @@ fn hint(cause: Cause<'_>) -> Option<String> {
     } else if let Some(error) = cause.downcast_ref::<HubCacheError>() {
         Some(error.hint())
     } else if let Some(error) = cause.downcast_ref::<HubIdError>() {
+        Some(error.hint())
+    } else if let Some(error) = cause.downcast_ref::<LicenseError>() {
         Some(error.hint())
     } else if let Some(error) = cause.downcast_ref::<LoadError>() {
         error.hint().map(str::to_owned)

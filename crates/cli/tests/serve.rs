@@ -131,6 +131,22 @@ fn an_open_address_needs_a_key() {
 }
 
 #[test]
+fn a_price_that_the_licence_forbids_needs_the_operators_word() {
+    let folder = tempfile::tempdir().unwrap();
+    let priced = "id = 'jinaai/jina-embeddings-v3'\naliases = ['original']\n[price]\n\
+                  realtime_micro_usd_per_million = 20_000\nbatch_micro_usd_per_million = 10_000";
+    std::fs::write(folder.path().join("price.toml"), priced).unwrap();
+    let folder = folder.path().to_str().unwrap();
+    let listen = ["serve", "--model", MODEL, "--listen", "127.0.0.1:0"];
+    let arguments = [
+        &listen[..],
+        &["--catalogue", folder, "--log-level", "error"],
+    ]
+    .concat();
+    assert_snapshot!(run(&arguments).shown(), @r#""#);
+}
+
+#[test]
 fn config_show_says_what_applies_and_keeps_the_key() {
     let mut command = quintet();
     command

@@ -23,11 +23,13 @@ use tower_http::map_request_body::MapRequestBodyLayer;
 use crate::auth::{self, Access, Auth};
 use crate::batcher::Batcher;
 use crate::budget::Budget;
+use crate::catalogue::{Entry, LicenseError, Price, Status};
 use crate::config::{Config, Cors};
 use crate::error::ApiError;
 use crate::metrics::Metrics;
 use crate::model::Model;
 use crate::observe;
+use crate::pages;
 use crate::routes::{
     account, admin, classify, cohere, docs, embeddings, health, models, rerank, segment, tei,
 };
@@ -43,6 +45,10 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     /// Room for request bodies.
     pub body_bytes: Budget,
+    /// What the model's use may be charged at, `None` where nothing is charged.
+    pub price: Option<Price>,
+    /// The id of the model's entry in the catalogue.
+    served_id: Option<String>,
     readiness: watch::Sender<Readiness>,
 }
 
@@ -70,14 +76,39 @@ const LOADING_RETRY: Duration = Duration::from_secs(5);
 
 impl App {
     /// A server without a model yet.
-    pub fn new(config: Config) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// [`LicenseError`] for a price that the licence of the weights forbids.
+    pub fn new(mut config: Config) -> Result<Self, LicenseError> {
+        let entry = config
+            .serves
+            .as_deref()
+            .map(|name| config.catalogue.entry_or_unlisted(name).clone());
+        let acknowledged = config.acknowledge_license.as_deref();
+        let price = match &entry {
+            Some(entry) => entry.active_price(acknowledged)?,
+            None => None,
+        };
+        Ok(Self {
             auth: config.auth.clone(),
             metrics: Arc::default(),
             body_bytes: Budget::new(config.limits.bodies_bytes),
             readiness: watch::Sender::new(Readiness::Loading),
+            price,
+            served_id: entry.map(|entry| entry.id),
             config,
-        }
+        })
+    }
+
+    /// What the catalogue says about the model that is or will be in service.
+    pub fn served_entry(&self) -> Option<&Entry> {
+        self.config.catalogue.entry(self.served_id.as_deref()?)
+    }
+
+    /// How an entry's model stands here and now.
+    pub fn status(&self, entry: &Entry) -> Status {
+        let is_served = self.served_id.as_ref() == Some(&entry.id);
+        Status::of(entry, is_served, self.service_now().is_some())
     }
 
     /// Takes a model into service.
@@ -139,7 +170,8 @@ pub fn router(app: &SharedApp) -> Router {
         // Ids of the hub contain a slash.
         .route("/v1/models/{*id}", get(models::one))
         .route("/models/{*id}", get(models::one))
-        .route_layer(guarded(Access::Free));
+        .route_layer(guarded(Access::Free))
+        .route_layer(from_fn_with_state(Arc::clone(app), pages::for_browsers));
     let account = Router::new()
         // gigarouter's, and the same beside the others.
         .route("/account", get(account::account))
@@ -171,8 +203,7 @@ pub fn router(app: &SharedApp) -> Router {
         .route("/health/ready", get(health::ready))
         .route("/metrics", get(health::metrics))
         .route("/openapi.json", get(docs::openapi))
-        .route("/docs", get(docs::page))
-        .route("/", get(docs::page));
+        .route("/docs", get(docs::page));
     // Within the layers that count and name requests: the body is unpacked as it is read, so that all
     // limits count what comes out. An unknown encoding is read as it came.
     let unpacking = ServiceBuilder::new()
@@ -183,6 +214,7 @@ pub fn router(app: &SharedApp) -> Router {
         .merge(account)
         .merge(admin)
         .merge(open)
+        .merge(pages::routes())
         .fallback(unknown_route)
         .method_not_allowed_fallback(unknown_method)
         .layer(unpacking)

@@ -488,6 +488,12 @@ impl Family {
     }
 }
 
+/// A page that says that there is none, with the status of that.
+pub(crate) fn missing_page(mut page: Response) -> Response {
+    *page.status_mut() = StatusCode::NOT_FOUND;
+    page
+}
+
 /// Writes the error that a handler left in its response, as the clients of this path read it.
 pub(crate) fn render(response: Response, path: &str, request_id: &str) -> Response {
     let Some(error) = response.extensions().get::<ApiError>() else {

@@ -11,6 +11,7 @@
 //! - [`error`]: what goes wrong, and every status code
 //! - [`auth`], [`body`], [`observe`]: who calls, what they send, what is written down
 //! - [`model`], [`task_names`], [`token_encoding`]: ids, tasks and vocabularies that clients name
+//! - [`catalogue`]: what is known about models; `pages`: what a person sees in a browser
 //! - [`segments`]: a text cut into chunks
 //! - [`hosting`], [`meter`]: accounts' keys, and each request counted and billed; [`metering`]: prices
 //!   and limits, pure; [`store`]: accounts, keys and the ledger in a database
@@ -23,6 +24,7 @@ pub mod auth;
 pub mod batcher;
 pub mod body;
 pub mod budget;
+pub mod catalogue;
 pub mod config;
 pub mod error;
 pub mod hosting;
@@ -32,6 +34,7 @@ pub mod metering;
 pub mod metrics;
 pub mod model;
 pub mod observe;
+mod pages;
 pub mod routes;
 pub mod segments;
 pub mod serve;
@@ -42,6 +45,7 @@ pub mod wire;
 mod write_timeout;
 
 pub use auth::Auth;
+pub use catalogue::{Catalogue, CatalogueError, LicenseError};
 pub use config::{Config, Cors, EmptyInput, Limits, TlsFiles};
 pub use hosting::{Hosting, HostingConfig, SignUp};
 pub use listen::Listen;

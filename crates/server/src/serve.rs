@@ -21,6 +21,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::app::{App, Service, SharedApp, router};
 use crate::batcher::Batcher;
+use crate::catalogue::LicenseError;
 use crate::config::{Config, Limits, TlsFiles};
 use crate::listen::{Listen, Listener};
 use crate::model::Model;
@@ -56,6 +57,9 @@ pub enum BindError {
         /// What was wrong.
         source: tokio_rustls::rustls::Error,
     },
+    /// The model has a price that its licence forbids.
+    #[error("the model may not be charged for")]
+    License(#[from] LicenseError),
 }
 
 /// Why the server stopped other than asked. `E` is the error of whoever loads the model.
@@ -93,7 +97,8 @@ impl Server {
     /// Listens. Requests that come before [`Server::run`] wait in the backlog.
     ///
     /// # Errors
-    /// [`BindError`] for an address that cannot be had and a certificate that cannot be used.
+    /// [`BindError`] for an address that cannot be had, a certificate that cannot be used, and a price
+    /// that the licence of the weights forbids.
     pub async fn bind(config: Config) -> Result<Self, BindError> {
         let tls = config.tls.as_ref().map(tls_acceptor).transpose()?;
         let listen = |source| BindError::Listen {
@@ -103,7 +108,7 @@ impl Server {
         let listener = Listener::bind(&config.listen).await.map_err(listen)?;
         let address = listener.address().map_err(listen)?;
         Ok(Self {
-            app: Arc::new(App::new(config)),
+            app: Arc::new(App::new(config)?),
             listener,
             tls,
             address,

@@ -22,7 +22,8 @@ static OPENAPI_JSON: LazyLock<Value> = LazyLock::new(|| serde_json::from_str(OPE
 
 static SERVER: LazyLock<Running> = LazyLock::new(|| start(Config::default()));
 
-fn start(config: Config) -> Running {
+fn start(mut config: Config) -> Running {
+    config.serves = Some("mini".to_owned());
     let names = ["mini", "jina-embeddings-v3"].map(str::to_owned).to_vec();
     Running::start_with(config, || Model::new(load(), names))
 }
@@ -188,13 +189,11 @@ fn every_route_that_the_description_guards_is_guarded() {
 
 #[test]
 fn the_page_is_whole_and_needs_nothing_from_elsewhere() {
-    for path in ["/docs", "/"] {
-        let answer = SERVER.get(path);
-        assert_eq!(answer.status, 200);
-        assert!(answer.header("content-security-policy").is_some());
-        assert!(answer.body.ends_with("</html>"));
-        assert!(!answer.body.contains("https://"));
-    }
+    let answer = SERVER.get("/docs");
+    assert_eq!(answer.status, 200);
+    assert!(answer.header("content-security-policy").is_some());
+    assert!(answer.body.ends_with("</html>"));
+    assert!(!answer.body.contains("https://"));
 }
 
 /// JSON as strangers write it, or nearly.

@@ -12,7 +12,8 @@ use std::net::TcpStream;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use quintet_server::{Auth, Config, Cors, Listen, Model};
+use quintet_server::app::App;
+use quintet_server::{Auth, Catalogue, Config, Cors, Listen, Model};
 use serde_json::json;
 use support::{Running, load};
 
@@ -75,6 +76,61 @@ fn models_are_listed_with_their_tasks() {
         (wrong.status, wrong.error().as_str()),
         (405, "method_not_allowed")
     );
+}
+
+#[test]
+fn models_carry_what_the_catalogue_knows() {
+    let folder = tempfile::tempdir().unwrap();
+    let price = "id = 'quintet/mini'\n[price]\nrealtime_micro_usd_per_million = 20_000\n\
+                 batch_micro_usd_per_million = 10_000";
+    std::fs::write(folder.path().join("price.toml"), price).unwrap();
+    let server = Running::start(Config {
+        catalogue: Catalogue::read(folder.path()).unwrap(),
+        serves: Some("mini".to_owned()),
+        ..Config::default()
+    });
+    let card = server.get("/v1/models/mini:raw").json();
+    assert_eq!(card["catalogue_id"], "quintet/mini");
+    assert_eq!(card["status"], "live");
+    assert_eq!(card["license"]["id"], "Apache-2.0");
+    assert_eq!(card["pricing"]["batch_micro_usd_per_million"], 10_000);
+    assert_eq!(card["languages"].as_array().unwrap().len(), 30);
+    // What the file says about the model that runs is what the model is.
+    let entry = Catalogue::built_in().entry("quintet/mini").unwrap().clone();
+    assert_eq!(card["matryoshka_dimensions"], json!(entry.dimensions));
+    assert_eq!(card["max_tokens"], json!(entry.context_tokens));
+    let tasks: Vec<String> = entry.tasks.into_iter().map(|task| task.name).collect();
+    assert_eq!(card["tasks"], json!(tasks));
+    let architecture = entry.architecture.unwrap();
+    let config = support::EMBEDDER.config();
+    assert_eq!(
+        architecture.layers,
+        u32::try_from(config.num_hidden_layers).ok()
+    );
+    assert_eq!(
+        architecture.heads,
+        u32::try_from(config.num_attention_heads).ok()
+    );
+}
+
+#[test]
+fn a_price_that_the_licence_forbids_keeps_the_server_from_starting() {
+    let folder = tempfile::tempdir().unwrap();
+    let price = "id = 'jinaai/jina-embeddings-v3'\n[price]\nrealtime_micro_usd_per_million = 1\n\
+                 batch_micro_usd_per_million = 1";
+    std::fs::write(folder.path().join("price.toml"), price).unwrap();
+    let started = |word: Option<&str>| {
+        let app = App::new(Config {
+            catalogue: Catalogue::read(folder.path()).unwrap(),
+            serves: Some("/srv/jina-embeddings-v3".to_owned()),
+            acknowledge_license: word.map(str::to_owned),
+            ..Config::default()
+        });
+        app.map(|app| app.price.is_some())
+    };
+    assert!(started(None).unwrap_err().hint().contains("CC-BY-NC-4.0"));
+    assert!(started(Some("Apache-2.0")).is_err());
+    assert_eq!(started(Some("CC-BY-NC-4.0")), Ok(true));
 }
 
 #[test]

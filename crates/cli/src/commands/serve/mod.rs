@@ -12,7 +12,9 @@ use anyhow::Context;
 use clap::Args;
 use quintet_engine::Precision;
 use quintet_server::batcher::BatcherLimits;
-use quintet_server::{Auth, Config, Cors, EmptyInput, Listen, Model, RunError, Server, TlsFiles};
+use quintet_server::{
+    Auth, Catalogue, Config, Cors, EmptyInput, Listen, Model, RunError, Server, TlsFiles,
+};
 use tracing_subscriber::filter::LevelFilter;
 
 use super::verify;
@@ -64,6 +66,7 @@ pub(crate) fn run(args: &ServeArgs, settings: &Settings) -> anyhow::Result<()> {
     let auth = config.auth.clone();
     fit_descriptors(&mut config.limits.connections);
     let located = model::locate(options.model.as_deref(), settings)?;
+    config.serves = Some(located.name.clone());
     let model_args = ModelArgs {
         model: None,
         adapters: args.adapters.clone(),
@@ -219,6 +222,11 @@ fn config(options: &ServeOptions) -> anyhow::Result<Config> {
         default_task: options.default_task.clone(),
         empty_input,
         strict_openai: options.strict_openai,
+        catalogue: match &options.catalogue {
+            Some(folder) => Catalogue::read(folder)?,
+            None => Catalogue::built_in(),
+        },
+        acknowledge_license: options.acknowledge_license.clone(),
         batcher: BatcherLimits {
             tokenizing_threads: std::thread::available_parallelism()
                 .map_or(2, |cores| cores.get().max(2)),

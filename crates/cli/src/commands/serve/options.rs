@@ -40,6 +40,15 @@ pub(crate) struct ServeOptions {
     #[arg(long, value_name = "FILE", help_heading = "Model")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) goldens: Option<PathBuf>,
+    /// Folder of TOML files about models, over the built-in catalogue: descriptions, prices, licences
+    #[arg(long, value_name = "DIR", help_heading = "Model")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) catalogue: Option<PathBuf>,
+    /// Charge for weights under this licence, which does not allow commercial use, because their owner
+    /// allows you to
+    #[arg(long, value_name = "LICENSE", help_heading = "Model")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) acknowledge_license: Option<String>,
 
     /// Address and port to listen on, or unix:PATH for a socket [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDRESS", help_heading = "Service")]
