@@ -346,7 +346,7 @@ mod tests {
     fn keys_end_and_accounts_close() {
         let (mut account, mut key) = (account(), key());
         key.expires_ms = Some(NOW);
-        let mut ask = |account: &mut AccountMeter, key: &mut KeyMeter| {
+        let ask = |account: &mut AccountMeter, key: &mut KeyMeter| {
             admit(account, key, Ask::Count, Rates::default(), now())
         };
         assert_eq!(ask(&mut account, &mut key), Err(Refusal::Key));

@@ -1,8 +1,8 @@
-//! The store as the server uses it: one thread that writes, one that reads, each with its own
+//! The store as the server uses it: one thread that writes and a few that read, each with its own
 //! connection.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use tokio::sync::oneshot;
@@ -15,6 +15,9 @@ use crate::metering::{Allowances, PicoUsd, Rates, Refusal};
 
 /// Work with a connection, or the reason why there is none.
 pub(super) type Work = Box<dyn FnOnce(Result<&mut dyn Database, StoreError>) + Send>;
+
+/// Threads that read: while one adds up a year's usage, the others find keys.
+const READERS: usize = 3;
 
 /// The state, shared by all requests.
 #[derive(Debug)]
@@ -31,14 +34,15 @@ impl Store {
     /// [`DatabaseError`] when it cannot be opened now; later failures are answers of the methods.
     pub fn open(location: &Location, retries: RetryWindow) -> Result<Self, DatabaseError> {
         let writing = Connection::open(location)?;
-        let reading = Connection::open(location)?;
         let (jobs, waiting_jobs) = channel();
         let (reads, waiting_reads) = channel();
         let mut writer = Writer::new(writing, retries);
-        let threads = vec![
-            thread("store-write", move || writer.run(&waiting_jobs))?,
-            thread("store-read", move || read_all(reading, &waiting_reads))?,
-        ];
+        let mut threads = vec![thread("store-write", move || writer.run(&waiting_jobs))?];
+        let waiting_reads = Arc::new(Mutex::new(waiting_reads));
+        for _ in 0..READERS {
+            let (reading, waiting) = (Connection::open(location)?, Arc::clone(&waiting_reads));
+            threads.push(thread("store-read", move || read_all(reading, &waiting))?);
+        }
         Ok(Self {
             jobs,
             reads,
@@ -142,7 +146,9 @@ impl Store {
     pub fn close(&self) {
         // Threads that have ended already need no word.
         let _ = self.jobs.send(Job::Stop);
-        let _ = self.reads.send(None);
+        for _ in 0..READERS {
+            let _ = self.reads.send(None);
+        }
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         for thread in threads.drain(..) {
             let _ = thread.join();
@@ -210,8 +216,10 @@ fn thread(
         .map_err(|source| DatabaseError::Thread { source })
 }
 
-fn read_all(mut connection: Connection, reads: &Receiver<Option<Work>>) {
-    while let Ok(Some(work)) = reads.recv() {
+fn read_all(mut connection: Connection, reads: &Mutex<Receiver<Option<Work>>>) {
+    // The lock is given back before the work begins.
+    let next = || reads.lock().unwrap_or_else(PoisonError::into_inner).recv();
+    while let Ok(Some(work)) = next() {
         work(connection.database().map_err(StoreError::from));
     }
 }
