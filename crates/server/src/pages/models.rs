@@ -90,7 +90,7 @@ impl PriceWords {
             micro: Some(0),
             note: match entry.availability {
                 crate::catalogue::Availability::Runnable => None,
-                _ => Some("the weights, run by yourself"),
+                _ => Some("open weights"),
             },
         }
     }
