@@ -7,16 +7,21 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 use quintet_engine::Precision;
 
+use crate::commands::accounts::AccountsArgs;
 use crate::commands::bench::BenchArgs;
 use crate::commands::config::ConfigArgs;
+use crate::commands::credit::CreditArgs;
 use crate::commands::embed::EmbedArgs;
 use crate::commands::info::InfoArgs;
+use crate::commands::keys::KeysArgs;
+use crate::commands::ledger::LedgerArgs;
 use crate::commands::models::ModelsArgs;
 use crate::commands::pack::PackArgs;
 use crate::commands::pull::PullArgs;
 use crate::commands::serve::ServeArgs;
 use crate::commands::similarity::SimilarityArgs;
 use crate::commands::tokenize::TokenizeArgs;
+use crate::commands::usage::UsageArgs;
 use crate::commands::verify::VerifyArgs;
 use crate::input::InputFormat;
 
@@ -49,6 +54,11 @@ pub(crate) enum Command {
     Bench(BenchArgs),
     Serve(Box<ServeArgs>),
     Config(Box<ConfigArgs>),
+    Accounts(AccountsArgs),
+    Keys(KeysArgs),
+    Credit(CreditArgs),
+    Usage(UsageArgs),
+    Ledger(LedgerArgs),
 }
 
 const TEMPLATE: &str = "\
@@ -64,6 +74,13 @@ Embed:
 Serve:
   serve       Answer OpenAI's and Jina's clients over HTTP
   config      Show the server's options as they apply
+
+Host, for many callers:
+  accounts    Make, list, limit and close accounts
+  keys        Make, list, rotate and revoke keys
+  credit      Give an account credit, and see what it has
+  usage       Show requests, tokens and their price
+  ledger      Verify what was billed, and export it
 
 Models:
   pull        Download a model from the model hub

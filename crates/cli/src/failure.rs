@@ -7,6 +7,7 @@ use clap::error::ErrorKind;
 use quintet_engine::weights::hub::{HubCacheError, HubIdError};
 use quintet_engine::{CheckpointError, EmbedError, LoadError, UnknownTask};
 use quintet_server::LicenseError;
+use quintet_server::store::{DatabaseError, StoreError};
 
 use crate::hub::HubError;
 use crate::input::InputError;
@@ -124,6 +125,10 @@ fn hint(cause: Cause<'_>) -> Option<String> {
     } else if let Some(error) = cause.downcast_ref::<CheckpointError>() {
         error.hint().map(str::to_owned)
     } else if let Some(error) = cause.downcast_ref::<EmbedError>() {
+        error.hint().map(str::to_owned)
+    } else if let Some(error) = cause.downcast_ref::<StoreError>() {
+        error.hint().map(str::to_owned)
+    } else if let Some(error) = cause.downcast_ref::<DatabaseError>() {
         error.hint().map(str::to_owned)
     } else {
         cause

@@ -6,6 +6,7 @@
 //! - `model`: from `--model` to a loaded model
 //! - `table`, `progress`: what people see
 //! - `hub`: the model hub over HTTP
+//! - `state`: the state of a hosted service
 //! - `failure`: errors, hints and exit codes
 
 use std::process::ExitCode;
@@ -21,6 +22,7 @@ mod output;
 mod progress;
 mod rows;
 mod settings;
+mod state;
 mod table;
 
 use args::{Args, Command};
@@ -60,5 +62,10 @@ fn run(command: Command, settings: &Settings) -> anyhow::Result<()> {
         Command::Bench(args) => commands::bench::run(&args, settings),
         Command::Serve(args) => commands::serve::run(&args, settings),
         Command::Config(args) => commands::config::run(&args, settings),
+        Command::Accounts(args) => commands::accounts::run(&args, settings),
+        Command::Keys(args) => commands::keys::run(&args, settings),
+        Command::Credit(args) => commands::credit::run(&args, settings),
+        Command::Usage(args) => commands::usage::run(&args, settings),
+        Command::Ledger(args) => commands::ledger::run(&args, settings),
     }
 }

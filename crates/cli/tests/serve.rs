@@ -126,7 +126,7 @@ fn an_open_address_needs_a_key() {
     exit 1
     --- stderr
     error: `0.0.0.0:0` can be reached from other machines and no key is set
-    hint: set QUINTET_API_KEY or --api-key-file, or let anyone call with --no-auth
+    hint: set QUINTET_API_KEY or --api-key-file, keep accounts with --state, or let anyone call with --no-auth
     "#);
 }
 

@@ -13,6 +13,8 @@
 //! - [`model`], [`task_names`], [`token_encoding`]: ids, tasks and vocabularies that clients name
 //! - [`catalogue`]: what is known about models; `pages`: what a person sees in a browser
 //! - [`segments`]: a text cut into chunks
+//! - [`hosting`], [`meter`]: accounts' keys, and each request counted and billed; [`metering`]: prices
+//!   and limits, pure; [`store`]: accounts, keys and the ledger in a database
 //! - [`budget`], [`config`], [`metrics`]
 //!
 //! [`Server::bind`] listens, [`Server::run`] loads the model and serves until it is told to stop.
@@ -25,7 +27,10 @@ pub mod budget;
 pub mod catalogue;
 pub mod config;
 pub mod error;
+pub mod hosting;
 pub mod listen;
+pub mod meter;
+pub mod metering;
 pub mod metrics;
 pub mod model;
 pub mod observe;
@@ -33,6 +38,7 @@ mod pages;
 pub mod routes;
 pub mod segments;
 pub mod serve;
+pub mod store;
 pub mod task_names;
 pub mod token_encoding;
 pub mod wire;
@@ -41,6 +47,7 @@ mod write_timeout;
 pub use auth::Auth;
 pub use catalogue::{Catalogue, CatalogueError, LicenseError};
 pub use config::{Config, Cors, EmptyInput, Limits, TlsFiles};
+pub use hosting::{Hosting, HostingConfig, SignUp};
 pub use listen::Listen;
 pub use model::{Model, SelfTestError};
 pub use serve::{BindError, RunError, Server};

@@ -1,5 +1,6 @@
 //! `quintet serve`: the model behind the HTTP API of OpenAI and Jina.
 
+mod hosting;
 mod options;
 
 use std::io::IsTerminal;
@@ -22,7 +23,7 @@ use crate::failure::UserError;
 use crate::model::{self, Located};
 use crate::settings::Settings;
 
-pub(crate) use options::{Effective, SECRET, ServeOptions};
+pub(crate) use options::{Effective, ServeOptions, is_secret};
 
 /// Serve embeddings over HTTP, as OpenAI's and Jina's clients expect them.
 ///
@@ -36,7 +37,8 @@ Examples:
   quintet serve
   curl http://127.0.0.1:8080/v1/embeddings -H 'content-type: application/json' \\
     -d '{\"input\": \"Where do storks spend the winter?\", \"task\": \"retrieval.query\"}'
-  QUINTET_API_KEY=… quintet serve --listen 0.0.0.0:8080")]
+  QUINTET_API_KEY=… quintet serve --listen 0.0.0.0:8080
+  quintet serve --listen 0.0.0.0:8080 --state quintet.db --price 0.02")]
 pub(crate) struct ServeArgs {
     /// Read options from FILE, in TOML [env: QUINTET_CONFIG]
     #[arg(long, value_name = "FILE")]
@@ -61,6 +63,7 @@ pub(crate) fn run(args: &ServeArgs, settings: &Settings) -> anyhow::Result<()> {
     let options = effective.options;
     start_log(&options)?;
     let mut config = config(&options)?;
+    let auth = config.auth.clone();
     fit_descriptors(&mut config.limits.connections);
     let located = model::locate(options.model.as_deref(), settings)?;
     config.serves = Some(located.name.clone());
@@ -85,6 +88,9 @@ pub(crate) fn run(args: &ServeArgs, settings: &Settings) -> anyhow::Result<()> {
     })?;
     // A model that is still loading is not waited for.
     runtime.shutdown_background();
+    if let Auth::Accounts(hosting) = auth {
+        hosting.store.close();
+    }
     match ended {
         Ok(()) => Ok(()),
         Err(RunError::Load(Failed(error))) => Err(error),
@@ -174,16 +180,18 @@ fn own_names(name: &str) -> Vec<String> {
 fn config(options: &ServeOptions) -> anyhow::Result<Config> {
     let listen = address(options.listen.as_deref().unwrap_or("127.0.0.1:8080"))?;
     let key = options.key()?;
-    if key.is_none() && !options.no_auth && !listen.is_local() {
+    let hosting = hosting::open(options)?;
+    if key.is_none() && hosting.is_none() && !options.no_auth && !listen.is_local() {
         return Err(UserError::new(format!(
             "`{listen}` can be reached from other machines and no key is set"
         ))
-        .hint("set QUINTET_API_KEY or --api-key-file, or let anyone call with --no-auth")
+        .hint("set QUINTET_API_KEY or --api-key-file, keep accounts with --state, or let anyone call with --no-auth")
         .into());
     }
-    let auth = match &key {
-        Some(key) if !options.no_auth => Auth::key(key),
-        _ => Auth::Open,
+    let auth = match (hosting, &key) {
+        (Some(hosting), _) => Auth::Accounts(hosting),
+        (None, Some(key)) if !options.no_auth => Auth::key(key),
+        (None, _) => Auth::Open,
     };
     let tls = match (&options.tls_certificate, &options.tls_key) {
         (None, None) => None,
@@ -208,7 +216,7 @@ fn config(options: &ServeOptions) -> anyhow::Result<Config> {
     };
     let mut config = Config {
         listen,
-        cors: cors(&options.cors_origin, matches!(auth, Auth::Key(_))),
+        cors: cors(&options.cors_origin, !matches!(auth, Auth::Open)),
         auth,
         tls,
         default_task: options.default_task.clone(),
