@@ -76,14 +76,20 @@ export function map(texts, places) {
   };
   const [x, y] = [range(0), range(1)];
   const shown = element("p", { class: "map-text", role: "status" }, "Point at a text, or go through them with the tab key.");
+  const taken = [];
   const points = places.flatMap((place, index) => {
     const at = { x: edge + x(place[0]) * (width - 2 * edge), y: edge + y(place[1]) * (height - 2 * edge) };
     const point = shape("circle", { cx: at.x, cy: at.y, r: 6, tabindex: 0, role: "img", "aria-label": texts[index] });
     for (const event of ["mouseenter", "focus"]) point.addEventListener(event, () => (shown.textContent = texts[index]));
-    if (texts.length > 40) return [point];
+    const words = shortened(texts[index], 26);
     const isRight = at.x > width * 0.62;
-    const name = shape("text", { x: at.x + (isRight ? -10 : 10), y: at.y + 4, class: isRight ? "right" : "left", "aria-hidden": true }, shortened(texts[index], 26));
-    return [point, name];
+    const left = isRight ? at.x - 10 - 7 * words.length : at.x + 10;
+    // A name that would lie on another stands a line lower or higher, or not at all.
+    const free = (y) => taken.every((other) => Math.abs(other.y - y) > 13 || other.left > left + 7 * words.length || left > other.right);
+    const y = [at.y, at.y + 14, at.y - 14].find(free);
+    if (y === undefined) return [point];
+    taken.push({ y, left, right: left + 7 * words.length });
+    return [point, shape("text", { x: at.x + (isRight ? -10 : 10), y: y + 4, class: isRight ? "right" : "left", "aria-hidden": true }, words)];
   });
   return [shape("svg", { viewBox: `0 0 ${width} ${height}`, class: "map" }, ...points), shown];
 }

@@ -122,7 +122,7 @@ fn conforms(schema: &'static Value, value: &Value) -> Result<(), String> {
         return Err(format!(" is none of {}: {value}", schema["enum"]));
     }
     for name in schema["required"].as_array().into_iter().flatten() {
-        if value.get(name.as_str().unwrap()).is_none() {
+        if value.is_object() && value.get(name.as_str().unwrap()).is_none() {
             return Err(format!(" lacks {name}: {value}"));
         }
     }

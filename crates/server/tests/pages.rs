@@ -120,7 +120,7 @@ fn what_is_live_and_what_is_not_is_told() {
     assert!(mini.contains("status live") && mini.contains("/playground\">Try it"));
     let jina = page(&SERVER, "/models/jinaai/jina-embeddings-v3").body;
     assert!(jina.contains("status cold") && !jina.contains("Try it"));
-    assert!(jina.contains("No commercial use without the owner&#39;s leave"));
+    assert!(jina.contains("No commercial use without the owner's leave"));
     // The five adapters are drawn.
     assert_eq!(jina.matches("class=\"adapter\"").count(), 5);
 }

@@ -29,7 +29,7 @@ pub enum CatalogueError {
         /// The file.
         path: PathBuf,
         /// Where, and what the parser said.
-        source: toml::de::Error,
+        source: Box<toml::de::Error>,
     },
     /// A file says no id.
     #[error("`{}` has no `id`, expected the id of a model as a text", path.display())]
@@ -55,7 +55,7 @@ pub enum CatalogueError {
         /// The field, `.` where one is missing at the top.
         field: String,
         /// What was found and expected.
-        source: toml::de::Error,
+        source: Box<toml::de::Error>,
     },
     /// A field holds what it cannot hold.
     #[error("`{}` says {field} `{found}`, expected {expected}", path.display())]
@@ -165,7 +165,7 @@ impl Catalogue {
 fn parsed(path: &Path, text: &str) -> Result<Table, CatalogueError> {
     text.parse().map_err(|source| CatalogueError::Syntax {
         path: path.to_owned(),
-        source,
+        source: Box::new(source),
     })
 }
 
@@ -192,7 +192,7 @@ fn entry(path: PathBuf, table: Table) -> Result<Entry, CatalogueError> {
             return Err(CatalogueError::Field {
                 path,
                 field,
-                source,
+                source: Box::new(source),
             });
         }
     };

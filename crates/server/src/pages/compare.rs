@@ -198,7 +198,7 @@ fn benchmarks<'a>(chosen: &[&'a Entry]) -> Vec<Table<'a>> {
                 .copied()
                 .fold(f64::NEG_INFINITY, f64::max);
             let cells = values.iter().map(|value| Cell {
-                text: value.map_or_else(|| UNKNOWN.to_owned(), score),
+                text: value.map_or_else(|| "–".to_owned(), score),
                 is_best: *value == Some(best),
             });
             Row {

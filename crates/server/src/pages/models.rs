@@ -8,7 +8,7 @@ use axum::response::Response;
 use super::frame::{self, Frame};
 use super::numbers::{counted, dollars, grouped};
 use crate::app::{App, SharedApp};
-use crate::catalogue::{Entry, Status};
+use crate::catalogue::{Availability, Entry, Status};
 
 #[derive(Template)]
 #[template(path = "models.html")]
@@ -89,8 +89,8 @@ impl PriceWords {
             batch: None,
             micro: Some(0),
             note: match entry.availability {
-                crate::catalogue::Availability::Runnable => None,
-                _ => Some("the weights, run by yourself"),
+                Availability::Runnable => None,
+                Availability::ComingSoon | Availability::Comparison => Some("open weights"),
             },
         }
     }
