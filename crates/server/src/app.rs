@@ -23,9 +23,10 @@ use tower_http::map_request_body::MapRequestBodyLayer;
 use crate::auth::{self, Access, Auth};
 use crate::batcher::Batcher;
 use crate::budget::Budget;
-use crate::catalogue::{Entry, LicenseError, Price, Status};
+use crate::catalogue::{Entry, LicenseError, Status};
 use crate::config::{Config, Cors};
 use crate::error::ApiError;
+use crate::metering::Price;
 use crate::metrics::Metrics;
 use crate::model::Model;
 use crate::observe;
@@ -80,10 +81,14 @@ impl App {
     /// # Errors
     /// [`LicenseError`] for a price that the licence of the weights forbids.
     pub fn new(mut config: Config) -> Result<Self, LicenseError> {
-        let entry = config
-            .serves
-            .as_deref()
-            .map(|name| config.catalogue.entry_or_unlisted(name).clone());
+        let entry = config.serves.as_deref().map(|name| {
+            let entry = config.catalogue.entry_or_unlisted(name);
+            if let Auth::Accounts(hosting) = &config.auth {
+                // The pages say what accounts are charged.
+                entry.price = hosting.config.price;
+            }
+            entry.clone()
+        });
         let acknowledged = config.acknowledge_license.as_deref();
         let price = match &entry {
             Some(entry) => entry.active_price(acknowledged)?,
@@ -103,6 +108,15 @@ impl App {
     /// What the catalogue says about the model that is or will be in service.
     pub fn served_entry(&self) -> Option<&Entry> {
         self.config.catalogue.entry(self.served_id.as_deref()?)
+    }
+
+    /// The model that is charged for although its licence forbids it, and that licence: the operator has
+    /// acknowledged it.
+    pub fn acknowledged_license(&self) -> Option<(&str, &str)> {
+        self.price?;
+        let entry = self.served_entry()?;
+        let license = entry.license.as_ref().filter(|it| !it.commercial_use)?;
+        Some((&entry.id, &license.id))
     }
 
     /// How an entry's model stands here and now.

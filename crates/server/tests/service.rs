@@ -9,11 +9,15 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use quintet_server::app::App;
-use quintet_server::{Auth, Catalogue, Config, Cors, Listen, Model};
+use quintet_server::metering::Price;
+use quintet_server::store::{Location, accounts};
+use quintet_server::{
+    Auth, BindError, Catalogue, Config, Cors, Hosting, HostingConfig, Listen, Model, Server,
+};
 use serde_json::json;
 use support::{Running, load};
 
@@ -131,6 +135,60 @@ fn a_price_that_the_licence_forbids_keeps_the_server_from_starting() {
     assert!(started(None).unwrap_err().hint().contains("CC-BY-NC-4.0"));
     assert!(started(Some("Apache-2.0")).is_err());
     assert_eq!(started(Some("CC-BY-NC-4.0")), Ok(true));
+}
+
+#[test]
+fn what_accounts_pay_is_what_the_pages_say_and_the_operators_word_is_recorded_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let state: Location = folder
+        .path()
+        .join("state.db")
+        .to_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    let price = Price {
+        realtime_micro_usd_per_million: 20_000,
+        batch_micro_usd_per_million: 10_000,
+    };
+    let hosting = HostingConfig {
+        price: Some(price),
+        ..HostingConfig::default()
+    };
+    let hosting = Arc::new(Hosting::open(&state, hosting).unwrap());
+    let config = |word: Option<&str>| Config {
+        listen: Listen::Tcp(([127, 0, 0, 1], 0).into()),
+        auth: Auth::Accounts(Arc::clone(&hosting)),
+        serves: Some("jinaai/jina-embeddings-v3".to_owned()),
+        acknowledge_license: word.map(str::to_owned),
+        ..Config::default()
+    };
+    let app = App::new(config(Some("CC-BY-NC-4.0"))).unwrap();
+    assert_eq!(app.served_entry().unwrap().price, Some(price));
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let trail = runtime.block_on(async {
+        assert!(matches!(
+            Server::bind(config(None)).await,
+            Err(BindError::License(_))
+        ));
+        for _ in 0..2 {
+            Server::bind(config(Some("CC-BY-NC-4.0"))).await.unwrap();
+        }
+        let trail = hosting
+            .store
+            .read(|database| accounts::audit_trail(database, 10));
+        trail.await.unwrap()
+    });
+    assert_eq!(trail.len(), 1);
+    let entry = &trail[0];
+    assert_eq!(
+        (entry.actor.as_str(), entry.action.as_str()),
+        ("serve", "license.acknowledge")
+    );
+    assert_eq!(
+        (entry.target.as_str(), entry.detail.as_str()),
+        ("jinaai/jina-embeddings-v3", "CC-BY-NC-4.0")
+    );
 }
 
 #[test]

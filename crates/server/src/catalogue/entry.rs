@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{License, Price};
+use super::License;
+use crate::metering::Price;
 
 /// A model, as its file says.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Entry, Price};
+use super::Entry;
+use crate::metering::Price;
 
 /// The licence of a model's weights.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,7 +66,8 @@ impl Entry {
     /// [`LicenseError`] for a price on weights whose licence does not allow commercial use, unless the
     /// operator acknowledges that very licence and so takes it on themselves to have the owner's leave.
     pub fn active_price(&self, acknowledged: Option<&str>) -> Result<Option<Price>, LicenseError> {
-        let Some(price) = self.price else {
+        // What costs nothing is not charged for.
+        let Some(price) = self.price.filter(|price| *price != Price::default()) else {
             return Ok(None);
         };
         let Some(license) = self.license.as_ref().filter(|it| !it.commercial_use) else {

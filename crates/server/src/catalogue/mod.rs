@@ -3,12 +3,11 @@
 //!
 //! - `entry`: the fields of a file; `checks`: what no type can say
 //! - `read`: files to entries, an operator's over the built-in ones
-//! - `license`, `price`: what weights may be used for, and what their use costs
+//! - `license`: what weights may be used for, and where a price becomes active
 
 mod checks;
 mod entry;
 mod license;
-mod price;
 mod read;
 
 pub use entry::{
@@ -16,7 +15,6 @@ pub use entry::{
     Score, Status, TaskUse,
 };
 pub use license::{License, LicenseError};
-pub use price::Price;
 pub use read::CatalogueError;
 
 /// All entries, in the order of their pages.
@@ -58,7 +56,7 @@ impl Catalogue {
     }
 
     /// The same; a model that nobody has written about gets an entry with its name and nothing else.
-    pub fn entry_or_unlisted(&mut self, name: &str) -> &Entry {
+    pub fn entry_or_unlisted(&mut self, name: &str) -> &mut Entry {
         let known = self.runnable(name).map(|entry| entry.id.clone());
         let id = known.unwrap_or_else(|| {
             let entry = Entry::unlisted(name);
@@ -68,7 +66,7 @@ impl Catalogue {
             id
         });
         let index = self.entries.iter().position(|entry| entry.id == id);
-        &self.entries[index.unwrap_or_default()]
+        &mut self.entries[index.unwrap_or_default()]
     }
 }
 

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::batcher::Tier;
 
@@ -81,7 +81,8 @@ impl Serialize for PicoUsd {
 }
 
 /// What a model's tokens cost, in micro-dollars per million.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Price {
     /// When someone waits for the answer.
     pub realtime_micro_usd_per_million: u64,

@@ -6,6 +6,7 @@ use axum::response::{Html, IntoResponse, Response};
 
 use super::assets::VERSION;
 use crate::app::App;
+use crate::auth::Auth;
 use crate::error::ApiError;
 use crate::listen::Listen;
 
@@ -34,7 +35,7 @@ impl Frame {
             origin: origin(app, headers),
             release: env!("CARGO_PKG_VERSION"),
             version: &VERSION,
-            is_keyed: matches!(app.auth, crate::Auth::Key(_)),
+            is_keyed: !matches!(app.auth, Auth::Open),
             path,
         }
     }

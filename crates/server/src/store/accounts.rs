@@ -237,12 +237,32 @@ pub fn accept_invitation(
     }
 }
 
+/// Notes that the operator charges for a model under a licence that forbids it, with the owner's leave:
+/// once, however often the server starts.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub fn acknowledge_license(
+    database: &mut dyn Database,
+    change: Change<'_>,
+    model: &str,
+    license: &str,
+) -> Result<(), StoreError> {
+    const ACTION: &str = "license.acknowledge";
+    let sql = "SELECT seq FROM audit WHERE action = $1 AND target = $2 AND detail = $3 LIMIT 1";
+    let parameters: [Value; 3] = [ACTION.into(), model.into(), license.into()];
+    if database.query(sql, &parameters)?.is_empty() {
+        audit(database, change, ACTION, model, license)?;
+    }
+    Ok(())
+}
+
 /// One line of the trail.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct AuditEntry {
     /// When.
     pub at: Time,
-    /// `cli`, `sign-up`, or the id of a key.
+    /// `cli`, `sign-up`, `serve` for the options at its start, or the id of a key.
     pub actor: String,
     /// What was done.
     pub action: String,

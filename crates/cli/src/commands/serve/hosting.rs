@@ -9,8 +9,11 @@ use quintet_server::{Hosting, HostingConfig, SignUp};
 use super::ServeOptions;
 use crate::failure::UserError;
 
-/// Opens the state that the options name, if they do.
-pub(super) fn open(options: &ServeOptions) -> anyhow::Result<Option<Arc<Hosting>>> {
+/// Opens the state that the options name, if they do. Where they name no price, the catalogue's applies.
+pub(super) fn open(
+    options: &ServeOptions,
+    listed: Option<Price>,
+) -> anyhow::Result<Option<Arc<Hosting>>> {
     let Some(state) = &options.state else {
         return match needless(options) {
             Some(name) => Err(
@@ -26,7 +29,7 @@ pub(super) fn open(options: &ServeOptions) -> anyhow::Result<Option<Arc<Hosting>
             .hint("leave --api-key, --api-key-file and --no-auth out; `quintet keys create` makes keys")
             .into());
     }
-    let config = config(options)?;
+    let config = config(options, listed)?;
     let location: Location = state.parse().map_err(StoreError::from)?;
     let hosting = Hosting::open(&location, config).map_err(StoreError::from)?;
     Ok(Some(Arc::new(hosting)))
@@ -48,7 +51,7 @@ fn needless(options: &ServeOptions) -> Option<&'static str> {
     first.map(|(name, _)| name)
 }
 
-fn config(options: &ServeOptions) -> anyhow::Result<HostingConfig> {
+fn config(options: &ServeOptions, listed: Option<Price>) -> anyhow::Result<HostingConfig> {
     let defaults = HostingConfig::default();
     let realtime = options.price.as_deref().map(|text| price("price", text));
     let batch = options
@@ -56,7 +59,7 @@ fn config(options: &ServeOptions) -> anyhow::Result<HostingConfig> {
         .as_deref()
         .map(|text| price("batch_price", text));
     let price = match (realtime.transpose()?, batch.transpose()?) {
-        (None, None) => None,
+        (None, None) => listed,
         (None, Some(_)) => {
             return Err(UserError::new("`batch_price` is set and `price` is not")
                 .hint("give --price, which applies to all other requests")
@@ -136,7 +139,7 @@ mod tests {
             sign_up: Some("open".to_owned()),
             ..ServeOptions::default()
         };
-        let message = open(&options).unwrap_err().to_string();
+        let message = open(&options, None).unwrap_err().to_string();
         assert_eq!(message, "`sign_up` needs accounts to apply to");
     }
 }

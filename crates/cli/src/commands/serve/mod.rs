@@ -62,11 +62,10 @@ pub(crate) fn run(args: &ServeArgs, settings: &Settings) -> anyhow::Result<()> {
     )?;
     let options = effective.options;
     start_log(&options)?;
-    let mut config = config(&options)?;
+    let located = model::locate(options.model.as_deref(), settings)?;
+    let mut config = config(&options, &located.name)?;
     let auth = config.auth.clone();
     fit_descriptors(&mut config.limits.connections);
-    let located = model::locate(options.model.as_deref(), settings)?;
-    config.serves = Some(located.name.clone());
     let model_args = ModelArgs {
         model: None,
         adapters: args.adapters.clone(),
@@ -177,10 +176,16 @@ fn own_names(name: &str) -> Vec<String> {
     names
 }
 
-fn config(options: &ServeOptions) -> anyhow::Result<Config> {
+/// For the model of this name.
+fn config(options: &ServeOptions, model: &str) -> anyhow::Result<Config> {
     let listen = address(options.listen.as_deref().unwrap_or("127.0.0.1:8080"))?;
     let key = options.key()?;
-    let hosting = hosting::open(options)?;
+    let catalogue = match &options.catalogue {
+        Some(folder) => Catalogue::read(folder)?,
+        None => Catalogue::built_in(),
+    };
+    let price = catalogue.runnable(model).and_then(|entry| entry.price);
+    let hosting = hosting::open(options, price)?;
     if key.is_none() && hosting.is_none() && !options.no_auth && !listen.is_local() {
         return Err(UserError::new(format!(
             "`{listen}` can be reached from other machines and no key is set"
@@ -222,10 +227,8 @@ fn config(options: &ServeOptions) -> anyhow::Result<Config> {
         default_task: options.default_task.clone(),
         empty_input,
         strict_openai: options.strict_openai,
-        catalogue: match &options.catalogue {
-            Some(folder) => Catalogue::read(folder)?,
-            None => Catalogue::built_in(),
-        },
+        catalogue,
+        serves: Some(model.to_owned()),
         acknowledge_license: options.acknowledge_license.clone(),
         batcher: BatcherLimits {
             tokenizing_threads: std::thread::available_parallelism()
@@ -348,18 +351,18 @@ mod tests {
             api_key: api_key.map(str::to_owned),
             ..ServeOptions::default()
         };
-        assert!(config(&options(false, None)).is_err());
+        assert!(config(&options(false, None), "mini").is_err());
         assert!(matches!(
-            config(&options(true, None)).unwrap().auth,
+            config(&options(true, None), "mini").unwrap().auth,
             Auth::Open
         ));
         let local = ServeOptions {
             listen: Some("unix:/run/quintet.sock".to_owned()),
             ..ServeOptions::default()
         };
-        let listen = config(&local).unwrap().listen;
+        let listen = config(&local, "mini").unwrap().listen;
         assert_eq!(listen, Listen::Unix("/run/quintet.sock".into()));
-        let keyed = config(&options(false, Some("sesame"))).unwrap();
+        let keyed = config(&options(false, Some("sesame")), "mini").unwrap();
         assert!(matches!(keyed.auth, Auth::Key(_)));
         assert_eq!(keyed.cors, Cors::Any);
     }

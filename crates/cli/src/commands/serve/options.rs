@@ -105,7 +105,7 @@ pub(crate) struct ServeOptions {
     #[arg(long, value_name = "FILE|URL", help_heading = "Accounts")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) state: Option<String>,
-    /// Dollars for a million tokens [default: 0]
+    /// Dollars for a million tokens [default: the catalogue's price, else 0]
     #[arg(long, value_name = "USD", help_heading = "Accounts")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) price: Option<String>,
