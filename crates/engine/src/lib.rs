@@ -42,7 +42,7 @@ pub mod tokenizer;
 pub mod weights;
 
 pub use config::ModelConfig;
-pub use embedder::{DocumentSums, EmbeddedDocument, Embedder, LoadOptions, Prepared};
+pub use embedder::{DocumentSums, EmbeddedDocument, Embedder, LoadOptions, Pass, Prepared};
 pub use error::{EmbedError, LoadError};
 pub use input::{Content, Dimensions, EmbedOptions, Embedded, Input, Truncate};
 pub use precision::{Precision, UnknownPrecision};
