@@ -1,8 +1,10 @@
 //! `quintet serve`: the model behind the HTTP API of OpenAI and Jina.
 
+mod log;
 mod options;
+#[cfg(feature = "otel")]
+mod traces;
 
-use std::io::IsTerminal;
 use std::net::ToSocketAddrs;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,7 +14,6 @@ use clap::Args;
 use quintet_engine::Precision;
 use quintet_server::batcher::BatcherLimits;
 use quintet_server::{Auth, Config, Cors, EmptyInput, Listen, Model, RunError, Server, TlsFiles};
-use tracing_subscriber::filter::LevelFilter;
 
 use super::verify;
 use crate::args::{self, AdapterArg, ModelArgs, ThreadArgs};
@@ -57,7 +58,8 @@ pub(crate) fn run(args: &ServeArgs, settings: &Settings) -> anyhow::Result<()> {
         settings,
     )?;
     let options = effective.options;
-    start_log(&options)?;
+    // Traces that are not sent yet are sent when it is dropped.
+    let _log = log::start(&options)?;
     let mut config = config(&options)?;
     fit_descriptors(&mut config.limits.connections);
     let located = model::locate(options.model.as_deref(), settings)?;
@@ -262,35 +264,6 @@ fn cors(origins: &[String], has_key: bool) -> Cors {
     } else {
         Cors::Origins(origins.to_vec())
     }
-}
-
-/// Structured lines on stderr. Texts and keys are never fields of them.
-fn start_log(options: &ServeOptions) -> Result<(), UserError> {
-    let level = match options.log_level.as_deref() {
-        None | Some("info") => LevelFilter::INFO,
-        Some("error") => LevelFilter::ERROR,
-        Some("warn") => LevelFilter::WARN,
-        Some("debug") => LevelFilter::DEBUG,
-        Some(word) => {
-            return Err(UserError::new(format!(
-                "log_level is `{word}`, expected `error`, `warn`, `info` or `debug`"
-            )));
-        }
-    };
-    let log = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_target(false)
-        .with_writer(std::io::stderr);
-    match options.log_format.as_deref() {
-        None | Some("text") => log.with_ansi(std::io::stderr().is_terminal()).init(),
-        Some("json") => log.json().flatten_event(true).init(),
-        Some(word) => {
-            return Err(UserError::new(format!(
-                "log_format is `{word}`, expected `text` or `json`"
-            )));
-        }
-    }
-    Ok(())
 }
 
 /// Ready on SIGTERM and on Ctrl-C.
