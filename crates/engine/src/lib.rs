@@ -44,7 +44,7 @@ pub mod weights;
 
 pub use calibration::Sensitivity;
 pub use config::ModelConfig;
-pub use embedder::{DocumentSums, EmbeddedDocument, Embedder, LoadOptions, Prepared};
+pub use embedder::{DocumentSums, EmbeddedDocument, Embedder, LoadOptions, Pass, Prepared};
 pub use error::{EmbedError, LoadError};
 pub use input::{Content, Dimensions, EmbedOptions, Embedded, Input, Truncate};
 pub use precision::{Precision, UnknownPrecision};

@@ -7,7 +7,7 @@
 //! - [`app`]: state, routes and layers on one screen; [`serve`] and [`listen`]: sockets,
 //!   TLS, loading and stopping
 //! - [`routes`]: a handler each; [`wire`]: what stands in bodies, and nothing else
-//! - [`batcher`]: texts of all requests through one model, the policy a pure function
+//! - [`batcher`]: texts of all requests through one model, short ones past long ones
 //! - [`error`]: what goes wrong, and every status code
 //! - [`auth`], [`body`], [`observe`]: who calls, what they send, what is written down
 //! - [`model`], [`task_names`], [`token_encoding`]: ids, tasks and vocabularies that clients name
@@ -41,6 +41,8 @@ pub mod serve;
 pub mod store;
 pub mod task_names;
 pub mod token_encoding;
+#[cfg(feature = "otel")]
+mod trace_context;
 pub mod wire;
 mod write_timeout;
 

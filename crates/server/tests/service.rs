@@ -309,13 +309,7 @@ fn stopping_finishes_what_was_accepted() {
         .map(|number| format!("{number} {}", "stork ".repeat(100)))
         .collect();
     let body = json!({ "input": texts }).to_string();
-    let mut stream = TcpStream::connect(server.address).unwrap();
-    write!(
-        stream,
-        "POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    )
-    .unwrap();
+    let mut stream = send(&server, &body);
     // The server has the request once its tokens are counted.
     while server
         .get("/metrics")
@@ -351,13 +345,7 @@ fn a_client_that_hangs_up_takes_its_work_along() {
     };
     let texts = vec!["stork ".repeat(400); 300];
     let body = json!({ "input": texts }).to_string();
-    let mut stream = TcpStream::connect(server.address).unwrap();
-    write!(
-        stream,
-        "POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    )
-    .unwrap();
+    let stream = send(&server, &body);
     let (before, _) = ran();
     while ran().0 == before {
         std::thread::yield_now();
@@ -369,6 +357,68 @@ fn a_client_that_hangs_up_takes_its_work_along() {
     // All of it would have been 240,000 tokens and more.
     let (tokens, _) = ran();
     assert!(tokens < 200_000.0, "{tokens} tokens ran");
+}
+
+/// A document that fills the model's context.
+fn document() -> String {
+    json!({"input": "stork ".repeat(7900), "truncate": true}).to_string()
+}
+
+/// The number behind a name in the metrics.
+fn metric(server: &Running, name: &str) -> f64 {
+    let metrics = server.get("/metrics").body;
+    let mut lines = metrics.lines();
+    let line = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap().parse().unwrap()
+}
+
+fn send(server: &Running, body: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(server.address).unwrap();
+    write!(
+        stream,
+        "POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    stream
+}
+
+#[test]
+fn a_query_passes_a_document_that_runs() {
+    let server = Running::start(Config::default());
+    let expected = server.post("/v1/embeddings", BODY).json()["data"].clone();
+    let whole = server.post("/v1/embeddings", document()).json()["data"].clone();
+    let documents = metric(&server, "quintet_batch_tokens_count");
+    std::thread::scope(|scope| {
+        let answer = scope.spawn(|| server.post("/v1/embeddings", document()));
+        while metric(&server, "quintet_queued_tokens") == 0.0 {
+            std::thread::yield_now();
+        }
+        while metric(&server, "quintet_interruptions_total") == 0.0 {
+            let query = server.post("/v1/embeddings", BODY);
+            assert_eq!(query.json()["data"], expected);
+            assert!(!answer.is_finished(), "no query passed the document");
+        }
+        assert!(metric(&server, "quintet_batch_tokens_count") > documents);
+        assert_eq!(answer.join().unwrap().json()["data"], whole);
+    });
+}
+
+#[test]
+fn a_document_that_runs_stops_when_its_client_hangs_up() {
+    let server = Running::start(Config::default());
+    assert_eq!(server.post("/v1/embeddings", BODY).status, 200);
+    let ran = metric(&server, "quintet_batch_tokens_sum");
+    let stream = send(&server, &document());
+    while metric(&server, "quintet_queued_tokens") == 0.0 {
+        std::thread::yield_now();
+    }
+    drop(stream);
+    // A realtime query would pass it; this one runs when the document is out of the way.
+    let batch = [("x-tier", "batch")];
+    assert_eq!(server.post_with("/v1/embeddings", &batch, BODY).status, 200);
+    let query = metric(&server, "quintet_batch_tokens_sum") - ran;
+    assert!(query < 100.0, "{query} tokens ran");
 }
 
 #[cfg(unix)]

@@ -1,9 +1,11 @@
 //! `quintet serve`: the model behind the HTTP API of OpenAI and Jina.
 
 mod hosting;
+mod log;
 mod options;
+#[cfg(feature = "otel")]
+mod traces;
 
-use std::io::IsTerminal;
 use std::net::ToSocketAddrs;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,7 +17,6 @@ use quintet_server::batcher::BatcherLimits;
 use quintet_server::{
     Auth, Catalogue, Config, Cors, EmptyInput, Listen, Model, RunError, Server, TlsFiles,
 };
-use tracing_subscriber::filter::LevelFilter;
 
 use super::verify;
 use crate::args::{self, AdapterArg, ModelArgs, ThreadArgs};
@@ -61,7 +62,8 @@ pub(crate) fn run(args: &ServeArgs, settings: &Settings) -> anyhow::Result<()> {
         settings,
     )?;
     let options = effective.options;
-    start_log(&options)?;
+    // Traces that are not sent yet are sent when it is dropped.
+    let _log = log::start(&options)?;
     let located = model::locate(options.model.as_deref(), settings)?;
     let mut config = config(&options, &located.name)?;
     let auth = config.auth.clone();
@@ -281,35 +283,6 @@ fn cors(origins: &[String], has_key: bool) -> Cors {
     } else {
         Cors::Origins(origins.to_vec())
     }
-}
-
-/// Structured lines on stderr. Texts and keys are never fields of them.
-fn start_log(options: &ServeOptions) -> Result<(), UserError> {
-    let level = match options.log_level.as_deref() {
-        None | Some("info") => LevelFilter::INFO,
-        Some("error") => LevelFilter::ERROR,
-        Some("warn") => LevelFilter::WARN,
-        Some("debug") => LevelFilter::DEBUG,
-        Some(word) => {
-            return Err(UserError::new(format!(
-                "log_level is `{word}`, expected `error`, `warn`, `info` or `debug`"
-            )));
-        }
-    };
-    let log = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_target(false)
-        .with_writer(std::io::stderr);
-    match options.log_format.as_deref() {
-        None | Some("text") => log.with_ansi(std::io::stderr().is_terminal()).init(),
-        Some("json") => log.json().flatten_event(true).init(),
-        Some(word) => {
-            return Err(UserError::new(format!(
-                "log_format is `{word}`, expected `text` or `json`"
-            )));
-        }
-    }
-    Ok(())
 }
 
 /// Ready on SIGTERM and on Ctrl-C.

@@ -99,6 +99,11 @@ pub(crate) struct ServeOptions {
     #[arg(long, value_name = "LEVEL", help_heading = "Service")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) log_level: Option<String>,
+    /// Send a trace of each request to an OpenTelemetry collector (OTLP over HTTP), such as
+    /// http://127.0.0.1:4318; in programs built with `--features otel`
+    #[arg(long, value_name = "URL", help_heading = "Service")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) otlp_endpoint: Option<String>,
 
     /// Keep accounts: their keys, credit and ledger in this file, created where there is none, or in
     /// postgres://… (better in QUINTET_STATE: it may hold a password)
