@@ -238,7 +238,7 @@ impl<'a> WeightReader<'a> {
             ([matrix.n(), matrix.k()] == shape[..]).then_some(matrix)
         });
         let matrix = match packed {
-            Some(matrix) => matrix,
+            Some(matrix) => matrix.with_smoothing(&self.smoothing(index)?),
             None => self.matrix(index)?,
         };
         Ok(Linear {
@@ -260,8 +260,56 @@ impl<'a> WeightReader<'a> {
             .collect();
         let k = part.weight_shape(&self.checkpoint.config)[1];
         let format = self.precision.of(index).format(&blocks);
-        let matrix = PackedMatrix::pack(self.cpu, &blocks, k, format);
+        let smoothing = self.smoothing(index)?;
+        let matrix = PackedMatrix::pack_smoothed(self.cpu, &blocks, k, format, &smoothing);
         tensors.iter().for_each(Tensor::release);
         Ok(matrix)
+    }
+
+    /// What the columns of a matrix are smoothed by: the norm before it, if one stands there, tells
+    /// which numbers of its rows are large.
+    fn smoothing(&self, index: usize) -> Result<Vec<f32>, CheckpointError> {
+        let norm = match Part::of_matrix(index) {
+            Part::Wqkv(0) => self.norm(Part::EmbeddingNorm)?,
+            Part::Wqkv(layer) => self.norm(Part::Norm2(layer - 1))?,
+            Part::Fc1(layer) => self.norm(Part::Norm1(layer))?,
+            part => return Ok(vec![1.0; part.weight_shape(&self.checkpoint.config)[1]]),
+        };
+        Ok(smoothing_of(&norm))
+    }
+}
+
+/// Powers of 2 from 1 to 16, about the square roots of what the channels of a norm reach, measured by
+/// their median: the half of the way that SmoothQuant takes (alpha = 0.5), known without a text.
+/// Comparisons instead of logarithms: every machine finds the same powers.
+fn smoothing_of(norm: &Norm) -> Vec<f32> {
+    let pairs = norm.weight.iter().zip(&norm.bias);
+    let reach: Vec<f32> = pairs
+        .map(|(gain, shift)| gain.abs() + shift.abs())
+        .collect();
+    let mut sorted = reach.clone();
+    sorted.sort_by(f32::total_cmp);
+    let median = sorted[sorted.len() / 2];
+    let power = |reach: &f32| {
+        let mut power = 1.0;
+        while power < 16.0 && *reach > median * 2.0 * power * power {
+            power *= 2.0;
+        }
+        power
+    };
+    reach.iter().map(power).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn channels_far_above_the_median_are_smoothed_by_half_the_way() {
+        let norm = Norm {
+            weight: vec![1.0, -1.0, 1.5, 10.0, -40.0, 1e9, 0.0],
+            bias: vec![0.0; 7],
+        };
+        assert_eq!(smoothing_of(&norm), [1.0, 1.0, 1.0, 2.0, 4.0, 16.0, 1.0]);
     }
 }

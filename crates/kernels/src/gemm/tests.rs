@@ -349,6 +349,67 @@ fn the_largest_integers_do_not_overflow() {
 }
 
 #[test]
+fn smoothing_takes_a_large_number_s_error_away_and_nothing_else() {
+    let (k, n) = (300, 40);
+    let mut x = uniform(7, k);
+    x[17] *= 64.0;
+    let weights = uniform(8, n * k);
+    let bytes: Vec<u8> = weights.iter().flat_map(|x| x.to_le_bytes()).collect();
+    let mut smoothing = vec![1.0; k];
+    smoothing[17] = 8.0;
+    let terms = |row: &[f32]| -> f64 {
+        let pairs = x.iter().zip(row);
+        pairs.map(|(x, y)| f64::from(*x) * f64::from(*y)).sum()
+    };
+    let expected: Vec<f64> = weights.chunks_exact(k).map(terms).collect();
+    let mut first: Option<Vec<u32>> = None;
+    for cpu in cpus(1) {
+        let product = |weights: &PackedMatrix| {
+            let operands = Product {
+                x: &x,
+                weights,
+                bias: &[0.0; 40],
+                segments: &[Segment {
+                    rows: 0..1,
+                    lora: None,
+                }],
+                epilogue: Epilogue::Bias,
+            };
+            let mut out = vec![f32::NAN; n];
+            product(&cpu, &mut GemmScratch::default(), &operands, &mut out);
+            out
+        };
+        let error = |out: &[f32]| -> f64 {
+            let pairs = out.iter().zip(&expected);
+            pairs.map(|(a, b)| (f64::from(*a) - b).powi(2)).sum()
+        };
+        let rows = [Rows::F32(&bytes)];
+        let plain = product(&PackedMatrix::pack(&cpu, &rows, k, Format::Int8));
+        let packed = PackedMatrix::pack_smoothed(&cpu, &rows, k, Format::Int8, &smoothing);
+        let smoothed = product(&packed);
+        assert!(error(&smoothed) < error(&plain) / 8.0);
+        if let Some(first) = &first {
+            let scale = expected.iter().fold(0.0, |a: f64, b| a.max(b.abs()));
+            let pairs = first.iter().zip(&smoothed);
+            let is_near = |(a, b): (&u32, &f32)| {
+                f64::from((f32::from_bits(*a) - b).abs()) <= TOLERANCE * scale
+            };
+            assert!(pairs.into_iter().all(is_near), "{:?}", cpu.isa());
+        }
+        first = Some(bits(&smoothed));
+        let exact = product(&PackedMatrix::pack_smoothed(
+            &cpu,
+            &rows,
+            k,
+            Format::F32,
+            &smoothing,
+        ));
+        let plain = product(&PackedMatrix::pack(&cpu, &rows, k, Format::F32));
+        assert_eq!(bits(&exact), bits(&plain));
+    }
+}
+
+#[test]
 fn what_is_not_finite_stays_so_in_its_row() {
     let bytes: Vec<u8> = uniform(3, 20 * 64)
         .iter()
