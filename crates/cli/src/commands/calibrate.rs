@@ -156,10 +156,6 @@ pub(crate) fn run(args: &CalibrateArgs, settings: &Settings) -> anyhow::Result<(
         })
     });
     let curve = curve.collect::<Result<_, _>>()?;
-    let numbers = |matrices: &[Sensitivity]| -> f64 {
-        matrices.iter().map(|matrix| matrix.numbers as f64).sum()
-    };
-    let all = numbers(&measured);
     let matrices: Vec<Matrix> = measured
         .into_iter()
         .map(|matrix| Matrix {
@@ -169,18 +165,18 @@ pub(crate) fn run(args: &CalibrateArgs, settings: &Settings) -> anyhow::Result<(
             error: matrix.error,
         })
         .collect();
-    let in_16_bits: f64 = matrices
-        .iter()
-        .filter(|matrix| matrix.kept)
-        .map(|matrix| matrix.numbers as f64)
-        .sum();
+    let numbers = |is_counted: fn(&Matrix) -> bool| -> usize {
+        let counted = matrices.iter().filter(|matrix| is_counted(matrix));
+        counted.map(|matrix| matrix.numbers).sum()
+    };
+    let kept_share = numbers(|matrix| matrix.kept) as f64 / numbers(|_| true) as f64;
     let report = Report {
         model: &located.name,
         path,
         texts: inputs.len(),
         before,
         after,
-        kept_percent: 100.0 * in_16_bits / all,
+        kept_percent: 100.0 * kept_share,
         matrices,
         curve,
     };

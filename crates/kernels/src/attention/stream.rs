@@ -16,8 +16,9 @@ pub(super) struct Steps<Score, Rescale, GatherValues> {
     /// `Fn(keys, queries, scores)`: `scores[key] = keys[key] · queries` for each key, one chain
     /// along head_dim.
     pub(super) score: Score,
-    /// `Fn(group, scores)`: turns the scores of a block, which are powers of 2, into weights relative to the largest score
-    /// so far, adds them to the totals and scales what was gathered before to the same reference.
+    /// `Fn(group, scores)`: turns the scores of a block, which are exponents of 2, into weights
+    /// relative to the largest score so far, adds them to the totals and scales what was gathered
+    /// before to the same reference.
     pub(super) rescale: Rescale,
     /// `Fn(values, weights, sums)`: adds `weights · values` to the sums of 1 to 6 places of head_dim,
     /// for each one chain over the keys of the block; `values` holds those places of each key.

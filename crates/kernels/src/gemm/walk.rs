@@ -71,6 +71,7 @@ pub(super) fn walk<
 }
 
 /// The same in tiles of 3 rows, half a panel, and two lines at a time.
+#[cfg(target_arch = "x86_64")]
 #[inline(always)]
 pub(super) fn walk_by_two<L, C, S: Copy>(
     block: &Block<'_>,
