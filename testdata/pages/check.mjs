@@ -2,8 +2,9 @@
 // start's programs as a visitor copies them.
 //
 //     node check.mjs PROGRAM [--python PYTHON] [--rust] [--screenshots DIR]
+//     node check.mjs PROGRAM --measure
 //
-// Exit 1 if anything fails. Nothing leaves this machine. --python has openai, langchain-openai and requests.
+// The latter prints a table of bytes and times and checks nothing. Exit 1 if anything fails. Nothing leaves this machine. --python has openai, langchain-openai and requests.
 import assert from "node:assert/strict";
 import { execFileSync, spawn } from "node:child_process";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -15,7 +16,12 @@ import { chromium } from "playwright-core";
 
 const { positionals: [program], values } = parseArgs({
   allowPositionals: true,
-  options: { python: { type: "string" }, rust: { type: "boolean" }, screenshots: { type: "string" } },
+  options: {
+    python: { type: "string" },
+    rust: { type: "boolean" },
+    screenshots: { type: "string" },
+    measure: { type: "boolean" },
+  },
 });
 const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const WIDTHS = [1280, 390];
@@ -67,7 +73,7 @@ async function check(name, test) {
 }
 
 /** A page that fails on an error in the console, a dialog, and a request to elsewhere. */
-async function opened(browser, server, path, options = {}) {
+async function opened(browser, server, path, options = {}, waitUntil = "networkidle") {
   const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, ...options });
   const page = await context.newPage();
   page.faults = [];
@@ -84,7 +90,7 @@ async function opened(browser, server, path, options = {}) {
     page.bytes += sizes ? sizes.responseBodySize + sizes.responseHeadersSize : 0;
   });
   const started = performance.now();
-  page.answer = await page.goto(server.url + path, { waitUntil: "networkidle", timeout: 30_000 });
+  page.answer = await page.goto(server.url + path, { waitUntil, timeout: 30_000 });
   page.loaded = await page.evaluate(() => performance.getEntriesByType("navigation")[0].loadEventEnd);
   page.elapsed = performance.now() - started;
   return page;
@@ -120,7 +126,34 @@ const browser = await chromium.launch({
 });
 try {
   const server = await serve();
+  if (values.measure) await measure(server);
+  else await checkAll(server);
+} finally {
+  await browser.close();
+  for (const server of servers) server.kill();
+  rmSync(work, { recursive: true });
+}
+process.exitCode = failures ? 1 : 0;
 
+/** The median of five loads, nothing kept from one to the next. */
+async function measure(server) {
+  console.log("| page | KB transferred | first byte, ms | loaded, ms |\n|---|---|---|---|");
+  for (const [name, path] of Object.entries(PAGES)) {
+    const loads = [];
+    for (let load = 0; load < 5; load++) {
+      const page = await opened(browser, server, path, {}, "load");
+      // The last sizes are still to come.
+      await page.waitForTimeout(50);
+      const first = await page.evaluate(() => performance.getEntriesByType("navigation")[0].responseStart);
+      loads.push({ bytes: page.bytes, first, loaded: page.loaded });
+      await page.context().close();
+    }
+    const median = (field) => loads.map((load) => load[field]).toSorted((a, b) => a - b)[2];
+    console.log(`| ${name} | ${(median("bytes") / 1024).toFixed(1)} | ${median("first").toFixed(0)} | ${median("loaded").toFixed(0)} |`);
+  }
+}
+
+async function checkAll(server) {
   for (const [name, path] of Object.entries(PAGES)) {
     for (const width of WIDTHS) {
       await check(`${name} at ${width}`, async () => {
@@ -392,12 +425,7 @@ batch_micro_usd_per_million = 10_000
     page.faults = page.faults.filter((fault) => !fault.includes("401"));
     await finished(page);
   });
-} finally {
-  await browser.close();
-  for (const server of servers) server.kill();
-  rmSync(work, { recursive: true });
 }
-process.exitCode = failures ? 1 : 0;
 
 function shell(text) {
   return execFileSync("bash", ["-c", text], { encoding: "utf8", env: environment, stdio: ["ignore", "pipe", "ignore"] });
