@@ -143,7 +143,13 @@ fn a_price_that_the_licence_forbids_needs_the_operators_word() {
         &["--catalogue", folder, "--log-level", "error"],
     ]
     .concat();
-    assert_snapshot!(run(&arguments).shown(), @r#""#);
+    assert_snapshot!(run(&arguments).shown(), @r#"
+    exit 1
+    --- stderr
+    error: the model may not be charged for
+      because: `jinaai/jina-embeddings-v3` has a price, and its licence `CC-BY-NC-4.0` does not allow commercial use of the weights
+    hint: take the price out of the catalogue, or, if the owner of the weights allows you to charge for them, write acknowledge_license = "CC-BY-NC-4.0"
+    "#);
 }
 
 #[test]
