@@ -85,11 +85,11 @@ export function map(texts, places) {
     const isRight = at.x > width * 0.62;
     const left = isRight ? at.x - 10 - 7 * words.length : at.x + 10;
     // A name that would lie on another stands a line lower or higher, or not at all.
-    const free = (y) => taken.every((other) => Math.abs(other.y - y) > 13 || other.left > left + 7 * words.length || left > other.right);
-    const y = [at.y, at.y + 14, at.y - 14].find(free);
-    if (y === undefined) return [point];
-    taken.push({ y, left, right: left + 7 * words.length });
-    return [point, shape("text", { x: at.x + (isRight ? -10 : 10), y: y + 4, class: isRight ? "right" : "left", "aria-hidden": true }, words)];
+    const free = (level) => taken.every((other) => Math.abs(other.level - level) > 13 || other.left > left + 7 * words.length || left > other.right);
+    const level = [at.y, at.y + 14, at.y - 14].find(free);
+    if (level === undefined) return [point];
+    taken.push({ level, left, right: left + 7 * words.length });
+    return [point, shape("text", { x: at.x + (isRight ? -10 : 10), y: level + 4, class: isRight ? "right" : "left", "aria-hidden": true }, words)];
   });
   return [shape("svg", { viewBox: `0 0 ${width} ${height}`, class: "map" }, ...points), shown];
 }

@@ -44,7 +44,7 @@ pub(crate) async fn for_browsers(
     if request.method() == Method::GET && wants_html(request.headers()) {
         let path = request.uri().path();
         if path == "/models" {
-            return Redirect::permanent("/").into_response();
+            return Redirect::temporary("/").into_response();
         }
         if let Some(id) = path.strip_prefix("/models/") {
             return model::page(&app, request.headers(), id);
