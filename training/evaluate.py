@@ -115,8 +115,8 @@ class TeacherBackend:
 class QuintetBackend:
     """A folder through the `quintet` program, one run a task. The program adds the instruction itself."""
 
-    def __init__(self, program: Path, folder: Path):
-        self.program, self.folder = program, folder
+    def __init__(self, program: Path, folder: Path, precision: str):
+        self.program, self.folder, self.precision = program, folder, precision
         config = json.loads((folder / "config.json").read_text())
         self.dimensions = config["matryoshka_dimensions"]
         self.tasks = config["lora_adaptations"]
@@ -129,7 +129,7 @@ class QuintetBackend:
                 for text in texts:
                     print(json.dumps({"text": text}, ensure_ascii=False), file=file)
             command = [self.program, "embed", "--model", self.folder, "--input", lines, "--format", "npy"]
-            command += ["--output", output, "--task", task or "raw"]
+            command += ["--output", output, "--task", task or "raw", "--precision", self.precision]
             subprocess.run([str(part) for part in command], check=True, stdin=subprocess.DEVNULL)
             return np.load(output).astype(np.float32)
 
@@ -473,6 +473,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Paths().evaluation, help="folder with the evaluation sets")
     parser.add_argument("--model", type=Path, default=Paths().model)
     parser.add_argument("--quintet", type=Path, help="the program; without it PyTorch computes")
+    parser.add_argument("--precision", default="exact", help="of the program: exact, balanced or fast")
     parser.add_argument("--teacher", action="store_true", help="measure all-MiniLM-L6-v2 instead")
     parser.add_argument("--sets", nargs="+", choices=SETS, default=USUAL_SETS)
     parser.add_argument("--languages", nargs="+", choices=list(LANGUAGES), default=list(LANGUAGES))
@@ -487,7 +488,7 @@ def main() -> None:
     if arguments.teacher:
         backend = TeacherBackend(arguments.threads)
     elif arguments.quintet:
-        backend = QuintetBackend(arguments.quintet, arguments.model)
+        backend = QuintetBackend(arguments.quintet, arguments.model, arguments.precision)
     else:
         backend = TorchBackend(arguments.model, arguments.threads, arguments.bf16)
     if arguments.mteb:

@@ -1,28 +1,34 @@
 #!/usr/bin/env python3
-"""`quintet serve` under load: rates until refusal, short queries beside bulk, SIGTERM in mid-load, soak.
+"""`quintet serve` under load: rates until refusal, short queries beside bulk, SIGTERM in mid-load, a peer.
 
     python bench/load/load.py --quintet target/release/quintet --output bench/results/DATE-load.md
 
 Needs requirements.txt. Arrivals are Poisson and wait for nobody (open loop); latency counts from the moment a request
 was due, so a slow server cannot hide. Every vector of every answer is compared with that of `quintet embed`. Writes a
-page and a plot beside it. `--seconds 4` gives a first look in two minutes, `--soak 3600` adds an hour. The client takes
-its part of the processor: give the server `--threads` fewer than there are cores.
+page and a plot beside it. `--seconds 4` gives a first look in two minutes; `--peer PYTHON` adds peer.py, run by that
+Python, to the same load. soak.py is for hours, document.py for one long text, connections.py for many connections. The
+client takes its part of the processor: give the server `--threads` fewer than there are cores.
 """
 import argparse
 import asyncio
+import base64
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "testdata" / "clients"))
 import mix  # noqa: E402
+import numpy  # noqa: E402
 import report  # noqa: E402
 from client import Client  # noqa: E402
+from process import cpu_s, memory_kib  # noqa: E402
 from served import KEY, Served  # noqa: E402
 
 SHARES_OF_CAPACITY = [0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.25, 2.0]
@@ -31,20 +37,6 @@ BULK = {"passages": 32, "document": 6}  # bulk requests in flight, beside querie
 QUERIES_PER_S = 10
 QUEUE_S = 5.0  # the queue holds this much work, so that a short run reaches refusal,
 QUEUE_TOKENS = 40_000  # or five documents
-CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
-
-
-def memory_kib(pid):
-    """Memory of the process that is not a mapped file."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1])
-    raise RuntimeError("no RssAnon in /proc")
-
-
-def cpu_s(pid):
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
 
 
 def bench(args, requests):
@@ -138,21 +130,64 @@ async def terminated(args, requests, capacity):
             "stopped_s": max((outcome.ended for outcome in waiting), default=signalled) - signalled}
 
 
-async def soak(args, requests, capacity):
-    """Hours at 0.7 of capacity: memory by time, every answer compared, server's count against ours."""
-    mean, samples, outcomes = sum(request.tokens for request in requests) / len(requests), [], []
-    with serve(args) as server:
-        start = time.monotonic()
-        async with Client(server.url, KEY) as client:
-            while (elapsed := time.monotonic() - start) < args.soak:
-                slice_s = min(10.0, args.soak - elapsed)
-                outcomes += await client.open_loop(requests, 0.7 * capacity / mean, slice_s, seed=int(elapsed * 1000))
-                samples.append((time.monotonic() - start, memory_kib(server.process.pid)))
-            async with client.session.get(f"{server.url}/metrics") as answer:
-                metrics = await answer.text()
-    counted = sum(int(line.split()[-1]) for line in metrics.splitlines()
-                  if line.startswith("quintet_requests_total") and "/v1/embeddings" in line)
-    return {"outcomes": outcomes, "samples": samples, "counted": counted}
+class Peer:
+    """peer.py on a free port; a context manager as `Served`."""
+
+    def __init__(self, python, threads):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        command = [python, str(Path(__file__).with_name("peer.py")), "--port", str(port), "--threads", str(threads)]
+        self.process = subprocess.Popen(command)
+
+    def __enter__(self):
+        while True:
+            try:
+                urllib.request.urlopen(f"{self.url}/health")
+                return self
+            except OSError:
+                if self.process.poll() is not None:
+                    raise RuntimeError("the peer ended") from None
+                time.sleep(0.5)
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.wait()
+
+
+def cosines(url, request):
+    """Of the peer's vectors with ours."""
+    headers = {"content-type": "application/json"}
+    post = urllib.request.Request(f"{url}/v1/embeddings", request.body, headers)
+    rows = json.load(urllib.request.urlopen(post))["data"]
+    for row, expected in zip(rows, request.expected, strict=True):
+        theirs, ours = (numpy.frombuffer(base64.b64decode(vector), "<f4") for vector in (row["embedding"], expected))
+        yield float(theirs @ ours)
+
+
+async def beside_peer(args, requests):
+    """Saturation of both, taking turns, then latencies of both at the same rate, which the peer can bear."""
+    answers, few = {"peer": [], "quintet": []}, requests[:len(requests) // 4]
+    for _ in range(2):
+        for name in answers:
+            with Peer(args.peer, args.threads) if name == "peer" else serve(args) as server:
+                async with Client(server.url, KEY) as client:
+                    await client.closed_loop(few, 4, 1)
+                    start = time.monotonic()
+                    outcomes = await client.all_of(few, SATURATING)
+                    tokens = sum(outcome.tokens for outcome in outcomes if outcome.status == 200)
+                    answers[name].append(tokens / (time.monotonic() - start))
+    mean = sum(request.tokens for request in few) / len(few)
+    with Peer(args.peer, args.threads) as peer:
+        worst = min(cosine for request in few[:40] for cosine in cosines(peer.url, request))
+    rate, latencies = PEER_SHARE * max(answers["peer"]) / mean, {}
+    for name in answers:
+        with Peer(args.peer, args.threads) if name == "peer" else serve(args) as server:
+            async with Client(server.url, KEY) as client:
+                await client.closed_loop(few, 1, 1)
+                latencies[name] = await client.open_loop(few, rate, args.seconds)
+    return {"tokens_per_s": answers, "rate": rate, "latencies": latencies, "worst_cosine": worst}
 
 
 async def measure(args):
@@ -169,9 +204,9 @@ async def measure(args):
     measured["beside_bulk"] = await beside_bulk(args, requests)
     print("SIGTERM", file=sys.stderr)
     measured["terminated"] = await terminated(args, requests, capacity)
-    if args.soak:
-        print("soak", file=sys.stderr)
-        measured["soak"] = await soak(args, requests, capacity)
+    if args.peer:
+        print("peer", file=sys.stderr)
+        measured["peer"] = await beside_peer(args, requests)
     return measured
 
 
@@ -184,7 +219,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=20, help="of each step")
     parser.add_argument("--rounds", type=int, default=3, help="of bench and saturation, taking turns")
     parser.add_argument("--requests", type=int, default=400, help="different ones")
-    parser.add_argument("--soak", type=float, default=0, help="seconds of soak")
+    parser.add_argument("--peer", metavar="PYTHON", help="Python with what peer.py needs")
     parser.add_argument("--corpus", type=Path, help="text file whose words are sent")
     parser.add_argument("--output", type=Path, required=True, help="page to write; the plot goes beside it")
     args = parser.parse_args()

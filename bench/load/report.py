@@ -43,7 +43,7 @@ def write(args, measured, load_before):
     plot_file = args.output.with_suffix(".png")
     page.append(f"""# `quintet serve` under load
 
-{datetime.date.today()}, {machine()}, {args.threads} thread(s) for the model, model {args.model}, precision {args.precision}; load average {load_before:.1f} before, {os.getloadavg()[0]:.1f} after. `python bench/load/load.py --threads {args.threads} --seconds {args.seconds:g} --rounds {args.rounds} --soak {args.soak:g}`; the client runs on the same machine.
+{datetime.date.today()}, {machine()}, {args.threads} thread(s) for the model, model {args.model}, precision {args.precision}; load average {load_before:.1f} before, {os.getloadavg()[0]:.1f} after. `python bench/load/load.py --threads {args.threads} --seconds {args.seconds:g} --rounds {args.rounds}`; the client runs on the same machine.
 
 {len(requests)} different requests: {", ".join(f"{share:.0%} {kind}" for kind, share in mix.SHARES.items())}; texts of {percentile(lens, 0.5)} tokens in the median, {percentile(lens, 0.9)} at 90 %, {max(lens)} at most; {sum(lens) / len(requests):.0f} tokens a request. Every vector of every answer was compared with that of `quintet embed`.
 
@@ -100,9 +100,8 @@ Poisson arrivals, open loop, {args.seconds:g} s each, at shares of bench's {meas
 At 1.2 of capacity. {len(before)} requests were sent before the signal, {len(waiting)} of them had no answer yet: {sum(o.right for o in waiting)} were answered in full, {sum(o.status == 503 for o in waiting)} refused in order, {len(broken)} lost. The last answer came {stop["stopped_s"]:.1f} s after the signal; exit code {stop["code"]}. Of {len(after)} sent afterwards {sum(o.status == 200 for o in after)} were answered, {sum(o.status == 503 for o in after)} refused, {sum(o.status == 0 for o in after)} found nobody.""")
     if broken:
         page.append("\n" + "\n".join(sorted({f"- {o.words}" for o in broken})))
-    if "soak" in measured:
-        page.append(soaked(args, measured["soak"]))
-        all_outcomes += measured["soak"]["outcomes"]
+    if "peer" in measured:
+        page.append(beside_peer(args, measured["peer"]))
     failures = lost(all_outcomes)
     page.append(f"""
 ## All answers
@@ -116,13 +115,24 @@ At 1.2 of capacity. {len(before)} requests were sent before the signal, {len(wai
     return len(failures) + doubled(all_outcomes)
 
 
-def soaked(args, soak):
-    outcomes, memory = soak["outcomes"], [kib / 1024 for _, kib in soak["samples"]]
-    part = max(1, len(memory) // 10)
-    return f"""
-## Soak
+def beside_peer(args, peer):
+    ours, theirs = (peer["tokens_per_s"][name] for name in ("quintet", "peer"))
+    lines = [f"""
+## Beside a peer
 
-{args.soak:g} s at 0.7 of capacity: {len(outcomes)} requests, {sum(o.right for o in outcomes)} answered right, {len(lost(outcomes))} lost or wrong; the server counted {soak["counted"]}. Memory beside mapped files: {statistics.median(memory[:part]):.1f} MB in the first tenth, {statistics.median(memory[-part:]):.1f} MB in the last, {max(memory):.1f} MB at most."""
+`peer.py`: FastAPI, uvicorn and transformers' own model on PyTorch with {args.threads} thread(s), the same weights with each task's adapter merged, a batch per request padded after sorting by length; the least cosine between its vectors and ours is {peer["worst_cosine"]:.7f}. A quarter of the requests, 64 in flight, taking turns; tokens/s: Quintet {", ".join(f"{value:,.0f}" for value in ours)}, peer {", ".join(f"{value:,.0f}" for value in theirs)}: **{statistics.mean(ours) / statistics.mean(theirs):.2f} times**.
+
+Poisson arrivals at {peer["rate"]:.1f} requests/s, half of the peer's capacity, ms:
+
+| | answered | query p50 | p99 | passages p50 | p99 | document p50 | p99 |
+| --- | --- | --- | --- | --- | --- | --- | --- |"""]
+    for name, outcomes in peer["latencies"].items():
+        cells = [name, str(sum(o.status == 200 for o in outcomes))]
+        for kind in KINDS:
+            of_kind = [o for o in outcomes if o.kind == kind]
+            cells += [ms(of_kind, 0.5), ms(of_kind, 0.99)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def plot(measured, file):

@@ -7,16 +7,22 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 use quintet_engine::Precision;
 
+use crate::commands::accounts::AccountsArgs;
 use crate::commands::bench::BenchArgs;
+use crate::commands::calibrate::CalibrateArgs;
 use crate::commands::config::ConfigArgs;
+use crate::commands::credit::CreditArgs;
 use crate::commands::embed::EmbedArgs;
 use crate::commands::info::InfoArgs;
+use crate::commands::keys::KeysArgs;
+use crate::commands::ledger::LedgerArgs;
 use crate::commands::models::ModelsArgs;
 use crate::commands::pack::PackArgs;
 use crate::commands::pull::PullArgs;
 use crate::commands::serve::ServeArgs;
 use crate::commands::similarity::SimilarityArgs;
 use crate::commands::tokenize::TokenizeArgs;
+use crate::commands::usage::UsageArgs;
 use crate::commands::verify::VerifyArgs;
 use crate::input::InputFormat;
 
@@ -44,11 +50,17 @@ pub(crate) enum Command {
     Pull(PullArgs),
     Models(ModelsArgs),
     Pack(PackArgs),
+    Calibrate(CalibrateArgs),
     Info(InfoArgs),
     Verify(VerifyArgs),
     Bench(BenchArgs),
     Serve(Box<ServeArgs>),
     Config(Box<ConfigArgs>),
+    Accounts(AccountsArgs),
+    Keys(KeysArgs),
+    Credit(CreditArgs),
+    Usage(UsageArgs),
+    Ledger(LedgerArgs),
 }
 
 const TEMPLATE: &str = "\
@@ -65,10 +77,18 @@ Serve:
   serve       Answer OpenAI's and Jina's clients over HTTP
   config      Show the server's options as they apply
 
+Host, for many callers:
+  accounts    Make, list, limit and close accounts
+  keys        Make, list, rotate and revoke keys
+  credit      Give an account credit, and see what it has
+  usage       Show requests, tokens and their price
+  ledger      Verify what was billed, and export it
+
 Models:
   pull        Download a model from the model hub
   models      List the downloaded models
   pack        Keep a model's packed weights as a file, for a quick start
+  calibrate   Find the matrices that `fast` shall keep in 16 bits, on your texts
   info        Describe a model: layout, shapes, adapters, memory, licence
 
 Check:

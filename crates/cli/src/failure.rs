@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use quintet_engine::weights::hub::{HubCacheError, HubIdError};
 use quintet_engine::{CheckpointError, EmbedError, LoadError, UnknownTask};
+use quintet_server::LicenseError;
+use quintet_server::store::{DatabaseError, StoreError};
 
 use crate::hub::HubError;
 use crate::input::InputError;
@@ -116,11 +118,17 @@ fn hint(cause: Cause<'_>) -> Option<String> {
         Some(error.hint())
     } else if let Some(error) = cause.downcast_ref::<HubIdError>() {
         Some(error.hint())
+    } else if let Some(error) = cause.downcast_ref::<LicenseError>() {
+        Some(error.hint())
     } else if let Some(error) = cause.downcast_ref::<LoadError>() {
         error.hint().map(str::to_owned)
     } else if let Some(error) = cause.downcast_ref::<CheckpointError>() {
         error.hint().map(str::to_owned)
     } else if let Some(error) = cause.downcast_ref::<EmbedError>() {
+        error.hint().map(str::to_owned)
+    } else if let Some(error) = cause.downcast_ref::<StoreError>() {
+        error.hint().map(str::to_owned)
+    } else if let Some(error) = cause.downcast_ref::<DatabaseError>() {
         error.hint().map(str::to_owned)
     } else {
         cause

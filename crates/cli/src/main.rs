@@ -2,10 +2,11 @@
 //!
 //! - `args`: what can be typed; `settings`: what the environment says
 //! - `commands`: one file each
-//! - `input`, `output`, `rows`, `npy`: data in and out
+//! - `input`, `output`, `rows`, `npy`: data in and out; `sample`: texts where the user names none
 //! - `model`: from `--model` to a loaded model
 //! - `table`, `progress`: what people see
 //! - `hub`: the model hub over HTTP
+//! - `state`: the state of a hosted service
 //! - `failure`: errors, hints and exit codes
 
 use std::process::ExitCode;
@@ -20,7 +21,9 @@ mod npy;
 mod output;
 mod progress;
 mod rows;
+mod sample;
 mod settings;
+mod state;
 mod table;
 
 use args::{Args, Command};
@@ -54,11 +57,17 @@ fn run(command: Command, settings: &Settings) -> anyhow::Result<()> {
             Ok(commands::pull::run(&args, &settings.hub, output, log)?)
         }
         Command::Models(args) => commands::models::run(&args, settings),
+        Command::Calibrate(args) => commands::calibrate::run(&args, settings),
         Command::Pack(args) => commands::pack::run(&args, settings),
         Command::Info(args) => commands::info::run(&args, settings),
         Command::Verify(args) => commands::verify::run(&args, settings),
         Command::Bench(args) => commands::bench::run(&args, settings),
         Command::Serve(args) => commands::serve::run(&args, settings),
         Command::Config(args) => commands::config::run(&args, settings),
+        Command::Accounts(args) => commands::accounts::run(&args, settings),
+        Command::Keys(args) => commands::keys::run(&args, settings),
+        Command::Credit(args) => commands::credit::run(&args, settings),
+        Command::Usage(args) => commands::usage::run(&args, settings),
+        Command::Ledger(args) => commands::ledger::run(&args, settings),
     }
 }

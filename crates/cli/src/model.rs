@@ -191,12 +191,13 @@ pub(crate) fn load_located(
         .flatten()
         .filter(|path| path.is_file());
     let Some(path) = packed else {
-        return load_unpacked(located, &checkpoint, args, settings);
+        return load_unpacked(located, &checkpoint, args, &[], settings);
     };
-    match load_from(located, &checkpoint, Some(&path), args, settings)? {
+    let kept = Kept::File(&path);
+    match load_from(located, &checkpoint, kept, args, settings)? {
         Err(LoadError::PackFile(error)) => {
             failure::note(&format!("{error}; making them anew"));
-            let embedder = load_unpacked(located, &checkpoint, args, settings)?;
+            let embedder = load_unpacked(located, &checkpoint, args, &[], settings)?;
             if let Err(error) = embedder.write_packed(&checkpoint, &path) {
                 failure::warn(&error.to_string());
             }
@@ -206,7 +207,7 @@ pub(crate) fn load_located(
     }
 }
 
-/// Loads a model without looking for packed weights.
+/// Loads a model without looking for packed weights; `balanced` are matrices to keep in 16 bits.
 ///
 /// # Errors
 /// Those of the checkpoint, its adapters and its tokenizer.
@@ -214,16 +215,26 @@ pub(crate) fn load_unpacked(
     located: &Located,
     checkpoint: &Checkpoint,
     args: &ModelArgs,
+    balanced: &[usize],
     settings: &Settings,
 ) -> anyhow::Result<Embedder> {
-    Ok(load_from(located, checkpoint, None, args, settings)??)
+    let kept = Kept::Balanced(balanced);
+    Ok(load_from(located, checkpoint, kept, args, settings)??)
+}
+
+/// Where packed weights come from.
+enum Kept<'a> {
+    /// A file of them.
+    File(&'a Path),
+    /// The checkpoint; these matrices shall have 16 bits.
+    Balanced(&'a [usize]),
 }
 
 /// The outer error is that of an argument.
 fn load_from(
     located: &Located,
     checkpoint: &Checkpoint,
-    packed: Option<&Path>,
+    kept: Kept<'_>,
     args: &ModelArgs,
     settings: &Settings,
 ) -> anyhow::Result<Result<Embedder, LoadError>> {
@@ -232,12 +243,17 @@ fn load_from(
         .iter()
         .map(|adapter| AdapterSource::custom(&adapter.name, &adapter.path))
         .collect::<Result<_, _>>()?;
+    let (packed, balanced) = match kept {
+        Kept::File(path) => (Some(path), &[][..]),
+        Kept::Balanced(matrices) => (None, matrices),
+    };
     let bar = progress::loading(&located.name);
     let options = LoadOptions {
         threads: settings.threads(&args.threads)?,
         isa: settings.isa()?,
         precision: args.precision,
         packed,
+        balanced,
         adapters,
         progress: &|done, steps| {
             bar.set_length(steps as u64);

@@ -15,6 +15,13 @@ pub(crate) fn loading(model: &str) -> ProgressBar {
     bar
 }
 
+/// A bar for the passes of a calibration.
+pub(crate) fn calibrating(model: &str) -> ProgressBar {
+    let bar = bar(Some(0), "calibrating {msg} {wide_bar} {percent:>3} %");
+    bar.set_message(model.to_owned());
+    bar
+}
+
 /// A bar for reading `total_bytes` of input, or a counter where their number is unknown. It is
 /// hidden when the rows go to the same terminal.
 pub(crate) fn embedding(total_bytes: Option<u64>, rows_on_stdout: bool) -> ProgressBar {

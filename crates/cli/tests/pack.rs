@@ -1,4 +1,5 @@
-//! `quintet pack`: the file is found by itself, and made anew when it is no good.
+//! `quintet pack` and `quintet calibrate`: the file is found by itself, and made anew when it is no
+//! good.
 
 #![allow(
     clippy::unwrap_used,
@@ -60,4 +61,55 @@ fn the_packed_file_is_found_and_a_damaged_one_made_anew() {
 
     let (found, error) = quintet(cache.path(), &embed);
     assert_eq!((found.as_str(), error.as_str()), (expected.as_str(), ""));
+}
+
+#[test]
+fn a_calibrated_file_is_found_and_holds_the_shares_that_were_asked_for() {
+    let cache = tempfile::tempdir().unwrap();
+    let embed = |precision| {
+        let arguments = ["embed", "--precision", precision, "a stork"];
+        quintet(cache.path(), &arguments).0
+    };
+    let (fast, balanced) = (embed("fast"), embed("balanced"));
+    assert_ne!(fast, balanced);
+    let calibrate = |arguments: &[&str]| -> serde_json::Value {
+        let arguments = [&["calibrate", "--json"], arguments].concat();
+        let (out, _) = quintet(cache.path(), &arguments);
+        serde_json::from_str(&out).unwrap()
+    };
+    calibrate(&["--keep", "100"]);
+    assert_eq!(embed("fast"), balanced, "every matrix in 16 bits");
+    calibrate(&["--keep", "0"]);
+    assert_eq!(embed("fast"), fast, "none");
+
+    let report = calibrate(&["--keep", "50", "--curve"]);
+    let worst = |of: &str| report[of]["worst"].as_f64().unwrap();
+    assert!(worst("after") < worst("before"), "{report}");
+    assert!((20.0..=50.0).contains(&report["kept_percent"].as_f64().unwrap()));
+    let matrices = report["matrices"].as_array().unwrap();
+    let density = |matrix: &serde_json::Value| {
+        matrix["error"].as_f64().unwrap() / matrix["numbers"].as_f64().unwrap()
+    };
+    let worst_of = |kept: bool| {
+        let of = matrices.iter().filter(|matrix| matrix["kept"] == kept);
+        of.map(density).fold(0.0, f64::max)
+    };
+    assert!(worst_of(true) >= worst_of(false), "{report}");
+    let curve = report["curve"].as_array().unwrap();
+    assert_eq!(curve[0]["worst"], report["before"]["worst"]);
+    assert!(curve.last().unwrap()["worst"].as_f64().unwrap() < 1e-5);
+}
+
+#[test]
+fn calibration_needs_a_file_to_keep_its_result_beside() {
+    let cache = tempfile::tempdir().unwrap();
+    let output = Command::cargo_bin("quintet")
+        .unwrap()
+        .env("QUINTET_CACHE", cache.path())
+        .args(["calibrate", "mini"])
+        .output()
+        .unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("`mini` is built in"), "{error}");
 }

@@ -126,7 +126,29 @@ fn an_open_address_needs_a_key() {
     exit 1
     --- stderr
     error: `0.0.0.0:0` can be reached from other machines and no key is set
-    hint: set QUINTET_API_KEY or --api-key-file, or let anyone call with --no-auth
+    hint: set QUINTET_API_KEY or --api-key-file, keep accounts with --state, or let anyone call with --no-auth
+    "#);
+}
+
+#[test]
+fn a_price_that_the_licence_forbids_needs_the_operators_word() {
+    let folder = tempfile::tempdir().unwrap();
+    let priced = "id = 'jinaai/jina-embeddings-v3'\naliases = ['original']\n[price]\n\
+                  realtime_micro_usd_per_million = 20_000\nbatch_micro_usd_per_million = 10_000";
+    std::fs::write(folder.path().join("price.toml"), priced).unwrap();
+    let folder = folder.path().to_str().unwrap();
+    let listen = ["serve", "--model", MODEL, "--listen", "127.0.0.1:0"];
+    let arguments = [
+        &listen[..],
+        &["--catalogue", folder, "--log-level", "error"],
+    ]
+    .concat();
+    assert_snapshot!(run(&arguments).shown(), @r#"
+    exit 1
+    --- stderr
+    error: the model may not be charged for
+      because: `jinaai/jina-embeddings-v3` has a price, and its licence `CC-BY-NC-4.0` does not allow commercial use of the weights
+    hint: take the price out of the catalogue, or, if the owner of the weights allows you to charge for them, write acknowledge_license = "CC-BY-NC-4.0"
     "#);
 }
 

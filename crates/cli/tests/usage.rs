@@ -30,10 +30,18 @@ fn the_help_is_the_tour() {
       serve       Answer OpenAI's and Jina's clients over HTTP
       config      Show the server's options as they apply
 
+    Host, for many callers:
+      accounts    Make, list, limit and close accounts
+      keys        Make, list, rotate and revoke keys
+      credit      Give an account credit, and see what it has
+      usage       Show requests, tokens and their price
+      ledger      Verify what was billed, and export it
+
     Models:
       pull        Download a model from the model hub
       models      List the downloaded models
       pack        Keep a model's packed weights as a file, for a quick start
+      calibrate   Find the matrices that `fast` shall keep in 16 bits, on your texts
       info        Describe a model: layout, shapes, adapters, memory, licence
 
     Check:

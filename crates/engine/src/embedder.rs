@@ -2,20 +2,21 @@
 
 use std::num::NonZeroUsize;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use quintet_kernels::gemm::PackedMatrix;
 use quintet_kernels::{Cpu, Isa};
 
 use crate::batch::{PackedBatch, Sequence, plan};
 use crate::config::ModelConfig;
 use crate::embedding::finish;
-use crate::encoder::{CpuEncoder, Encoder, PooledRows};
+use crate::encoder::{CpuEncoder, CpuPass, Encoder, PooledRows};
 use crate::error::{EmbedError, LoadError};
 use crate::input::{Dimensions, EmbedOptions, Embedded, Input, InputReader, Truncate};
 use crate::late_chunking::{
     self, ChunkPooling, Document, DocumentTokens, LongDocument, Owner, SpanError, Windows,
 };
-use crate::precision::Precision;
+use crate::precision::{Precision, Precisions};
 use crate::task::{self, Task, UnknownTask};
 use crate::tokenizer::Tokenizer;
 use crate::weights::{AdapterSource, Checkpoint, PackFile, PackFileError, Weights};
@@ -28,6 +29,9 @@ pub struct LoadOptions<'a> {
     pub isa: Isa,
     /// Arithmetic of the weight products.
     pub precision: Precision,
+    /// Matrices that are `balanced` instead, by their place among the packed ones: Wqkv, out_proj,
+    /// fc1 and fc2 of each layer in turn. [`Sensitivity`](crate::Sensitivity) tells which want it.
+    pub balanced: &'a [usize],
     /// A file that [`Embedder::write_packed`] made of this checkpoint at this precision.
     pub packed: Option<&'a Path>,
     /// Adapters beside those of the checkpoint.
@@ -48,6 +52,7 @@ impl Default for LoadOptions<'_> {
             threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             isa: Isa::best(),
             precision: Precision::Exact,
+            balanced: &[],
             packed: None,
             adapters: Vec::new(),
             token_budget: DEFAULT_TOKEN_BUDGET,
@@ -81,7 +86,10 @@ impl Embedder {
         let weights = Arc::new(Weights::load(
             checkpoint,
             &options.adapters,
-            options.precision,
+            &Precisions {
+                most: options.precision,
+                balanced: options.balanced,
+            },
             packed,
             &cpu,
             options.progress,
@@ -106,6 +114,18 @@ impl Embedder {
     /// [`PackFileError::Io`] when the file cannot be written. What was at `path` before stays then.
     pub fn write_packed(&self, checkpoint: &Checkpoint, path: &Path) -> Result<u64, PackFileError> {
         PackFile::write(path, checkpoint, self.precision, &self.weights, &self.cpu)
+    }
+
+    /// The numbers of each packed matrix, in their order.
+    pub(crate) fn matrix_sizes(&self) -> Vec<usize> {
+        let matrices = self.weights.matrices();
+        matrices.map(|matrix| matrix.n() * matrix.k()).collect()
+    }
+
+    /// Runs with another matrix in the place of one of the model's, until the next call.
+    pub(crate) fn set_trial(&self, trial: Option<(usize, PackedMatrix)>) {
+        let mut encoder = self.encoder.lock().unwrap_or_else(PoisonError::into_inner);
+        encoder.set_trial(trial);
     }
 
     /// Arithmetic of the weight products.
@@ -210,10 +230,35 @@ impl Embedder {
     ///
     /// # Errors
     /// [`EmbedError::Forward`] when the device fails.
-    pub fn forward(&self, batch: &PackedBatch) -> Result<PooledRows, EmbedError> {
-        // A panic in another thread leaves only buffers behind, and each pass writes them anew.
-        let mut encoder = self.encoder.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(encoder.forward(batch)?)
+    pub fn forward(&self, batch: PackedBatch) -> Result<PooledRows, EmbedError> {
+        Ok(self.encoder().forward(batch)?)
+    }
+
+    /// Begins what [`Embedder::forward`] does at once, so that others can run between its steps.
+    ///
+    /// # Errors
+    /// [`EmbedError::Forward`] when the device fails.
+    pub fn begin(&self, batch: PackedBatch) -> Result<Pass, EmbedError> {
+        Ok(Pass(self.encoder().begin(batch)?))
+    }
+
+    /// Runs the next step of a pass; the last one gives the rows and ends it. A step at the true size is
+    /// up to 75 ms of one core ([`crate::encoder`]).
+    ///
+    /// # Errors
+    /// [`EmbedError::Forward`] when the device fails; the pass is lost then.
+    pub fn step(&self, pass: &mut Pass) -> Result<Option<PooledRows>, EmbedError> {
+        Ok(self.encoder().step(&mut pass.0)?)
+    }
+
+    /// The share of a pass that has run, 0 to 1.
+    pub fn done(&self, pass: &Pass) -> f64 {
+        self.encoder().done(&pass.0)
+    }
+
+    fn encoder(&self) -> MutexGuard<'_, CpuEncoder> {
+        // A panic in another thread leaves only buffers behind, and each step writes them anew.
+        self.encoder.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes an embedding of the sum over `tokens` rows: mean, cut, norm.
@@ -369,7 +414,7 @@ impl Embedder {
         let mut pooled = vec![Vec::new(); sequences.len()];
         for indices in plan(sequences, self.token_budget) {
             let batch = PackedBatch::pack(indices.iter().map(|&index| &sequences[index]));
-            let rows = self.forward(&batch)?;
+            let rows = self.forward(batch)?;
             let mut rows = rows.rows();
             for index in indices {
                 let count = sequences[index].spans.len();
@@ -388,6 +433,10 @@ impl std::fmt::Debug for Embedder {
             .finish_non_exhaustive()
     }
 }
+
+/// A batch between two steps: [`Embedder::begin`] makes it, [`Embedder::step`] runs it on, and dropping it
+/// gives it up.
+pub struct Pass(CpuPass);
 
 /// An input as the model will see it, ready for a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -29,6 +29,7 @@
 //! ```
 
 pub mod batch;
+pub mod calibration;
 pub mod config;
 mod embedder;
 pub mod embedding;
@@ -41,8 +42,9 @@ mod task;
 pub mod tokenizer;
 pub mod weights;
 
+pub use calibration::Sensitivity;
 pub use config::ModelConfig;
-pub use embedder::{DocumentSums, EmbeddedDocument, Embedder, LoadOptions, Prepared};
+pub use embedder::{DocumentSums, EmbeddedDocument, Embedder, LoadOptions, Pass, Prepared};
 pub use error::{EmbedError, LoadError};
 pub use input::{Content, Dimensions, EmbedOptions, Embedded, Input, Truncate};
 pub use precision::{Precision, UnknownPrecision};

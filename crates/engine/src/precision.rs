@@ -42,6 +42,30 @@ impl Precision {
     }
 }
 
+/// The precision of each matrix of a model.
+pub(crate) struct Precisions<'a> {
+    pub(crate) most: Precision,
+    /// Those that are `Balanced` instead, by their place among the packed matrices.
+    pub(crate) balanced: &'a [usize],
+}
+
+impl Precisions<'_> {
+    /// The same for every matrix.
+    pub(crate) fn all(precision: Precision) -> Self {
+        Self {
+            most: precision,
+            balanced: &[],
+        }
+    }
+
+    pub(crate) fn of(&self, matrix: usize) -> Precision {
+        match self.balanced.contains(&matrix) {
+            true => Precision::Balanced,
+            false => self.most,
+        }
+    }
+}
+
 impl fmt::Display for Precision {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.pad(self.name())

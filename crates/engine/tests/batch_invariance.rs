@@ -12,7 +12,9 @@ mod support;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use quintet_engine::{Content, EmbedOptions, Embedder, Input, Isa, LoadOptions};
+use quintet_engine::batch::{PackedBatch, Sequence};
+use quintet_engine::encoder::PooledRows;
+use quintet_engine::{Content, EmbedOptions, Embedder, Input, Isa, LoadOptions, Pass};
 use support::{checkpoint, load_with, threads};
 
 fn bits(embedder: &Embedder, texts: &[(Vec<u32>, String)]) -> Vec<Vec<u32>> {
@@ -88,4 +90,55 @@ fn a_long_text_gives_the_same_bits_beside_short_ones() {
     let expected = bits(&one, std::slice::from_ref(&long)).remove(0);
     let mixed = [(ids(3), "raw".to_owned()), long, (ids(40), task())];
     assert_eq!(bits(&two, &mixed)[1], expected);
+}
+
+#[test]
+fn passes_that_take_turns_give_the_bits_of_passes_alone() {
+    let embedder = load_with("original", 2, Isa::best(), Vec::new());
+    let batch = |lens: &[u32]| {
+        let tasks: Vec<String> = embedder.tasks().map(str::to_owned).collect();
+        let sequences: Vec<Sequence> = lens
+            .iter()
+            .zip(tasks.iter().cycle())
+            .map(|(&len, task)| {
+                let token_ids = (0..len).map(|place| (place * 31 + len) % 320).collect();
+                Sequence::whole(token_ids, embedder.task(task).unwrap())
+            })
+            .collect();
+        PackedBatch::pack(&sequences)
+    };
+    let alone = |lens: &[u32]| embedder.forward(batch(lens)).unwrap();
+    let next = |pass: &mut Pass| embedder.step(pass).unwrap();
+    let finish = |mut pass: Pass| -> PooledRows {
+        loop {
+            if let Some(rows) = next(&mut pass) {
+                return rows;
+            }
+        }
+    };
+    let (long, short) = (&[5000, 40][..], &[3, 17, 400][..]);
+    let (expected_long, expected_short) = (alone(long), alone(short));
+
+    let mut pass = embedder.begin(batch(long)).unwrap();
+    let (mut steps, mut done) = (0, 0.0);
+    let rows = loop {
+        // A pass that runs in between, and one that is given up half-way.
+        let mut given_up = embedder.begin(batch(short)).unwrap();
+        next(&mut given_up);
+        next(&mut given_up);
+        if steps % 7 == 0 {
+            let between = embedder.begin(batch(short)).unwrap();
+            assert_eq!(finish(between), expected_short);
+        }
+        drop(given_up);
+        assert!((done..=1.0).contains(&embedder.done(&pass)));
+        done = embedder.done(&pass);
+        steps += 1;
+        if let Some(rows) = next(&mut pass) {
+            break rows;
+        }
+    };
+    assert_eq!(rows, expected_long);
+    // 14 blocks of rows twice, rotation and attention in each of 2 layers, both ends.
+    assert!(steps >= 2 * (2 * 14 + 2) + 2, "{steps} steps");
 }

@@ -12,6 +12,7 @@ mod support;
 
 use std::path::Path;
 
+use quintet_engine::calibration::{distance, sensitivities};
 use quintet_engine::{
     Content, EmbedOptions, Embedder, Input, Isa, LoadError, LoadOptions, PackFileError, Precision,
 };
@@ -207,4 +208,32 @@ fn packed_weights_that_are_damaged_or_of_another_time_are_refused() {
         ),
         "made from another checkpoint"
     );
+}
+
+#[test]
+fn errors_of_single_matrices_add_up_and_leave_no_trace() {
+    let exact = load(Precision::Exact, Isa::best(), 1, None).unwrap();
+    let texts = texts();
+    let inputs: Vec<Input<'_>> = texts
+        .iter()
+        .map(|ids| Input {
+            content: Content::TokenIds(ids),
+            task: task(&exact, TASKS[0]),
+        })
+        .collect();
+    let vectors = |embedder: &Embedder| -> Vec<Vec<f32>> {
+        let embedded = embedder.embed(&inputs, &EmbedOptions::default()).unwrap();
+        embedded.into_iter().map(|one| one.embedding).collect()
+    };
+    let before = vectors(&exact);
+    let measured = sensitivities(&exact, &checkpoint("original"), &inputs, &|_, _| ()).unwrap();
+    assert_eq!(bits(&vectors(&exact)), bits(&before));
+    assert_eq!(measured.len(), 4 * exact.config().num_hidden_layers);
+    assert!(measured.iter().all(|matrix| matrix.error > 0.0));
+
+    let fast = vectors(&load(Precision::Fast, Isa::best(), 1, None).unwrap());
+    let pairs = before.iter().zip(&fast);
+    let whole: f64 = pairs.map(|(a, b)| distance(a, b)).sum::<f64>() / before.len() as f64;
+    let sum: f64 = measured.iter().map(|matrix| matrix.error).sum();
+    assert!((0.5..2.0).contains(&(sum / whole)), "{sum} {whole}");
 }

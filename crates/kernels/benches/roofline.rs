@@ -1,12 +1,12 @@
 //! How near the kernels come to what the machine can do.
 //!
-//! `cargo bench -p quintet-kernels --bench roofline -- [--threads N] [--isa NAME] [PART]...` prints,
-//! for one thread and the fastest instruction set unless told otherwise, the parts `products`,
-//! `attention` and `rows`, or those named:
+//! `cargo bench -p quintet-kernels --bench roofline -- [--threads N] [--isa NAME] [--m M] [PART]...`
+//! prints, for one thread and the fastest instruction set unless told otherwise, the parts `bf16`,
+//! `int16`, `int8` (matrix products), `attention` and `rows`, or those named:
 //!
 //! - matrix products: GFLOP/s and the share of the measured multiply-add peak of the threads, over
-//!   the four weight shapes of jina-embeddings-v3 and some batch sizes m, for weights in bf16, as
-//!   16-bit and as 8-bit integers; the share is always that of the f32 peak. Every
+//!   the four weight shapes of jina-embeddings-v3 and some batch sizes m or the one named, for
+//!   weights in bf16, as 16-bit and as 8-bit integers; the share is always that of the f32 peak. Every
 //!   row has an adapter of rank 4, the output gets its bias. The weights go round through copies
 //!   of 96 MiB together, as they would in the layers of a model, so they come from memory or the
 //!   last cache, not from L2.
@@ -48,14 +48,24 @@ fn main() {
     let isa = value_of("--isa").and_then(|isa| isa.parse().ok());
     let isa = isa.unwrap_or(Isa::best());
     let named = |part| arguments.iter().any(|argument| argument == part);
-    let all = !["products", "attention", "rows"].into_iter().any(named);
+    let formats = [
+        ("bf16", Format::Bf16),
+        ("int16", Format::Int16),
+        ("int8", Format::Int8),
+    ];
+    let parts = formats.map(|(part, _)| part);
+    let all = !parts.into_iter().chain(["attention", "rows"]).any(named);
+    let sizes = match value_of("--m").and_then(|m| m.parse().ok()) {
+        Some(m) => vec![m],
+        None => vec![1, 16, 128, 512],
+    };
 
     let cpu = Cpu::new(isa, threads);
     let peak = cpu.measure_peak_gflops() * threads.get() as f64;
     println!("{}, {threads} threads, peak {peak:.0} GFLOP/s", cpu.isa());
-    if all || named("products") {
-        for format in [Format::Bf16, Format::Int16, Format::Int8] {
-            products(&cpu, peak, format);
+    for (part, format) in formats {
+        if all || named(part) {
+            products(&cpu, peak, format, &sizes);
         }
     }
     if all || named("attention") {
@@ -66,7 +76,7 @@ fn main() {
     }
 }
 
-fn products(cpu: &Cpu, peak: f64, format: Format) {
+fn products(cpu: &Cpu, peak: f64, format: Format, sizes: &[usize]) {
     println!("\n{format:?}\n     n     k     m  GFLOP/s  of peak");
     for (n, k) in SHAPES {
         let bytes: Vec<u8> = uniform(n * k)
@@ -78,7 +88,7 @@ fn products(cpu: &Cpu, peak: f64, format: Format) {
             .collect();
         let lora = PackedLora::new(&uniform(RANK * k), &uniform(n * RANK), n, k, RANK, 0.25);
         let bias = uniform(n);
-        for m in [1, 16, 128, 512] {
+        for &m in sizes {
             let x = uniform(m * k);
             let mut out = vec![0.0; m * n];
             let mut scratch = GemmScratch::default();

@@ -20,15 +20,20 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 use tower_http::decompression::RequestDecompressionLayer;
 use tower_http::map_request_body::MapRequestBodyLayer;
 
-use crate::auth::{self, Auth};
+use crate::auth::{self, Access, Auth};
 use crate::batcher::Batcher;
 use crate::budget::Budget;
+use crate::catalogue::{Entry, LicenseError, Status};
 use crate::config::{Config, Cors};
 use crate::error::ApiError;
+use crate::metering::Price;
 use crate::metrics::Metrics;
 use crate::model::Model;
 use crate::observe;
-use crate::routes::{classify, cohere, docs, embeddings, health, models, rerank, segment, tei};
+use crate::pages;
+use crate::routes::{
+    account, admin, classify, cohere, docs, embeddings, health, models, rerank, segment, tei,
+};
 
 /// What every handler sees.
 #[derive(Debug)]
@@ -41,6 +46,10 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     /// Room for request bodies.
     pub body_bytes: Budget,
+    /// What the model's use may be charged at, `None` where nothing is charged.
+    pub price: Option<Price>,
+    /// The id of the model's entry in the catalogue.
+    served_id: Option<String>,
     readiness: watch::Sender<Readiness>,
 }
 
@@ -68,14 +77,52 @@ const LOADING_RETRY: Duration = Duration::from_secs(5);
 
 impl App {
     /// A server without a model yet.
-    pub fn new(config: Config) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// [`LicenseError`] for a price that the licence of the weights forbids.
+    pub fn new(mut config: Config) -> Result<Self, LicenseError> {
+        let entry = config.serves.as_deref().map(|name| {
+            let entry = config.catalogue.entry_or_unlisted(name);
+            if let Auth::Accounts(hosting) = &config.auth {
+                // The pages say what accounts are charged.
+                entry.price = hosting.config.price;
+            }
+            entry.clone()
+        });
+        let acknowledged = config.acknowledge_license.as_deref();
+        let price = match &entry {
+            Some(entry) => entry.active_price(acknowledged)?,
+            None => None,
+        };
+        Ok(Self {
             auth: config.auth.clone(),
             metrics: Arc::default(),
             body_bytes: Budget::new(config.limits.bodies_bytes),
             readiness: watch::Sender::new(Readiness::Loading),
+            price,
+            served_id: entry.map(|entry| entry.id),
             config,
-        }
+        })
+    }
+
+    /// What the catalogue says about the model that is or will be in service.
+    pub fn served_entry(&self) -> Option<&Entry> {
+        self.config.catalogue.entry(self.served_id.as_deref()?)
+    }
+
+    /// The model that is charged for although its licence forbids it, and that licence: the operator has
+    /// acknowledged it.
+    pub fn acknowledged_license(&self) -> Option<(&str, &str)> {
+        self.price?;
+        let entry = self.served_entry()?;
+        let license = entry.license.as_ref().filter(|it| !it.commercial_use)?;
+        Some((&entry.id, &license.id))
+    }
+
+    /// How an entry's model stands here and now.
+    pub fn status(&self, entry: &Entry) -> Status {
+        let is_served = self.served_id.as_ref() == Some(&entry.id);
+        Status::of(entry, is_served, self.service_now().is_some())
     }
 
     /// Takes a model into service.
@@ -108,7 +155,8 @@ impl App {
 
 /// Routes and layers.
 pub fn router(app: &SharedApp) -> Router {
-    let keyed = Router::new()
+    let guarded = |access| from_fn_with_state((Arc::clone(app), access), auth::check_access);
+    let billed = Router::new()
         // OpenAI's and Jina's; some clients leave `/v1` out.
         .route("/v1/embeddings", post(embeddings::embeddings))
         .route("/embeddings", post(embeddings::embeddings))
@@ -116,39 +164,71 @@ pub fn router(app: &SharedApp) -> Router {
         .route("/classify", post(classify::classify))
         .route("/v1/rerank", post(rerank::rerank))
         .route("/rerank", post(rerank::rerank))
-        .route("/v1/segment", post(segment::segment))
-        .route("/segment", post(segment::segment))
         // Text Embeddings Inference's.
         .route("/", post(tei::embed))
         .route("/embed", post(tei::embed))
         .route("/embed_all", post(tei::embed_all))
         .route("/similarity", post(tei::similarity))
+        // Cohere's.
+        .route("/v2/embed", post(cohere::embed))
+        .route_layer(guarded(Access::Model));
+    let free = Router::new()
+        .route("/v1/estimate", post(account::estimate))
+        .route("/v1/segment", post(segment::segment))
+        .route("/segment", post(segment::segment))
         .route("/tokenize", post(tei::tokenize))
         .route("/decode", post(tei::decode))
         .route("/info", get(tei::info))
-        // Cohere's.
-        .route("/v2/embed", post(cohere::embed))
         .route("/v1/models", get(models::list))
         .route("/models", get(models::list))
         // Ids of the hub contain a slash.
         .route("/v1/models/{*id}", get(models::one))
         .route("/models/{*id}", get(models::one))
-        .route_layer(from_fn_with_state(Arc::clone(app), auth::require_key));
+        .route_layer(guarded(Access::Free))
+        .route_layer(from_fn_with_state(Arc::clone(app), pages::for_browsers));
+    let account = Router::new()
+        // gigarouter's, and the same beside the others.
+        .route("/account", get(account::account))
+        .route("/v1/account", get(account::account))
+        .route_layer(guarded(Access::Account));
+    let admin = Router::new()
+        .route(
+            "/v1/admin/accounts",
+            get(admin::accounts).post(admin::create_account),
+        )
+        .route("/v1/admin/accounts/{id}", get(admin::account))
+        .route("/v1/admin/accounts/{id}/credit", post(admin::grant))
+        .route("/v1/admin/accounts/{id}/limits", post(admin::limit_account))
+        .route("/v1/admin/accounts/{id}/closed", post(admin::close_account))
+        .route("/v1/admin/invitations", post(admin::invite))
+        .route("/v1/admin/keys", get(admin::keys).post(admin::create_key))
+        .route("/v1/admin/keys/{id}", get(admin::key))
+        .route("/v1/admin/keys/{id}/rotate", post(admin::rotate_key))
+        .route("/v1/admin/keys/{id}/revoke", post(admin::revoke_key))
+        .route("/v1/admin/keys/{id}/limits", post(admin::limit_key))
+        .route("/v1/admin/usage", get(admin::usage))
+        .route("/v1/admin/ledger", get(admin::entries))
+        .route("/v1/admin/audit", get(admin::audit))
+        .route_layer(guarded(Access::Admin));
     let open = Router::new()
+        .route("/v1/sign-up", post(account::sign_up))
         .route("/health", get(health::ready))
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready))
         .route("/metrics", get(health::metrics))
         .route("/openapi.json", get(docs::openapi))
-        .route("/docs", get(docs::page))
-        .route("/", get(docs::page));
+        .route("/docs", get(docs::page));
     // Within the layers that count and name requests: the body is unpacked as it is read, so that all
     // limits count what comes out. An unknown encoding is read as it came.
     let unpacking = ServiceBuilder::new()
         .layer(RequestDecompressionLayer::new().pass_through_unaccepted(true))
         .layer(MapRequestBodyLayer::new(Body::new));
-    keyed
+    billed
+        .merge(free)
+        .merge(account)
+        .merge(admin)
         .merge(open)
+        .merge(pages::routes())
         .fallback(unknown_route)
         .method_not_allowed_fallback(unknown_method)
         .layer(unpacking)
@@ -174,11 +254,19 @@ fn panicked(_: Box<dyn Any + Send>) -> Response {
 }
 
 /// Headers that a page may read beside the usual.
-const EXPOSED: [&str; 12] = [
+const EXPOSED: [&str; 20] = [
     "x-request-id",
     "openai-processing-ms",
     "retry-after",
     "retry-after-ms",
+    "x-should-retry",
+    "x-cost-usd",
+    "x-ratelimit-limit-requests",
+    "x-ratelimit-remaining-requests",
+    "x-ratelimit-reset-requests",
+    "x-ratelimit-limit-tokens",
+    "x-ratelimit-remaining-tokens",
+    "x-ratelimit-reset-tokens",
     "x-token-encoding",
     "x-compute-characters",
     "x-compute-tokens",

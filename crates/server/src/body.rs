@@ -9,6 +9,7 @@ use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 
 use crate::app::SharedApp;
+use crate::auth::Caller;
 use crate::budget::Reservation;
 use crate::error::{ApiError, shortened};
 
@@ -34,6 +35,8 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<SharedApp> for JsonBody<T
             .get(header::CONTENT_LENGTH)
             .and_then(|value| value.to_str().ok()?.parse::<usize>().ok())
             .unwrap_or(0);
+        let caller = request.extensions().get::<Caller>();
+        let meter = caller.and_then(|caller| caller.meter.clone());
         let mut body = request.into_body();
         if announced > limits.body_bytes {
             discard(body, limits.body_bytes).await;
@@ -49,10 +52,17 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<SharedApp> for JsonBody<T
             }
             Err(_) => return Err(ApiError::body_timeout(limits.body_timeout)),
         };
-        let value = if bytes.len() < LARGE_BYTES {
-            parse(&bytes)?
+        let is_large = bytes.len() >= LARGE_BYTES;
+        let read = move || {
+            if let Some(meter) = meter {
+                meter.read(&bytes);
+            }
+            parse(&bytes)
+        };
+        let value = if !is_large {
+            read()?
         } else {
-            let parsed = tokio::task::spawn_blocking(move || parse(&bytes)).await;
+            let parsed = tokio::task::spawn_blocking(read).await;
             parsed.map_err(|_| ApiError::internal())??
         };
         Ok(Self {

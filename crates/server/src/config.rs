@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::auth::Auth;
 use crate::batcher::BatcherLimits;
+use crate::catalogue::Catalogue;
 use crate::listen::Listen;
 
 /// Everything that the server is told at start, beside its model.
@@ -25,6 +26,12 @@ pub struct Config {
     pub empty_input: EmptyInput,
     /// Refuse what OpenAI's schema refuses and we could do: a request without a model.
     pub strict_openai: bool,
+    /// What is known about models.
+    pub catalogue: Catalogue,
+    /// The name under which the model was located, by which its entry is found: a hub id or a path.
+    pub serves: Option<String>,
+    /// The licence whose ban on commercial use the operator has the owner's leave to go beyond.
+    pub acknowledge_license: Option<String>,
     /// Bounds on requests and memory.
     pub limits: Limits,
     /// Bounds on batches and the queue.
@@ -41,6 +48,9 @@ impl Default for Config {
             default_task: None,
             empty_input: EmptyInput::Error,
             strict_openai: false,
+            catalogue: Catalogue::built_in(),
+            serves: None,
+            acknowledge_license: None,
             limits: Limits::default(),
             batcher: BatcherLimits::default(),
         }

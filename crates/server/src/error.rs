@@ -13,19 +13,25 @@ use quintet_engine::EmbedError;
 use serde_json::{Value, json};
 
 use crate::batcher::BatchError;
+use crate::metering::Refusal;
+use crate::store::StoreError;
 
 /// What kind of mistake it is; decides the status code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     InvalidRequest,
     Unauthorized,
+    PaymentRequired,
+    Forbidden,
     NotFound,
     MethodNotAllowed,
     BodyTimeout,
     BodyTooLarge,
+    RateLimited,
     Overloaded,
     Loading,
     ShuttingDown,
+    StateUnavailable,
     Internal,
 }
 
@@ -40,6 +46,16 @@ impl Kind {
             ),
             Self::Unauthorized => (
                 StatusCode::UNAUTHORIZED,
+                "invalid_request_error",
+                "Unauthorized",
+            ),
+            Self::PaymentRequired => (
+                StatusCode::PAYMENT_REQUIRED,
+                "insufficient_quota",
+                "Validation",
+            ),
+            Self::Forbidden => (
+                StatusCode::FORBIDDEN,
                 "invalid_request_error",
                 "Unauthorized",
             ),
@@ -59,6 +75,11 @@ impl Kind {
                 "invalid_request_error",
                 "Validation",
             ),
+            Self::RateLimited => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "rate_limit_error",
+                "Overloaded",
+            ),
             Self::Overloaded => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "server_error",
@@ -66,6 +87,9 @@ impl Kind {
             ),
             Self::Loading => (StatusCode::SERVICE_UNAVAILABLE, "server_error", "Unhealthy"),
             Self::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, "server_error", "Unhealthy"),
+            Self::StateUnavailable => {
+                (StatusCode::SERVICE_UNAVAILABLE, "server_error", "Unhealthy")
+            }
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "server_error", "Backend"),
         }
     }
@@ -121,6 +145,57 @@ impl ApiError {
     /// No key, or not ours.
     pub fn unauthorized(message: impl Into<String>) -> Self {
         Self::new(Kind::Unauthorized, message).code("invalid_api_key")
+    }
+
+    /// A key that is not ours, or not any more.
+    pub fn wrong_key() -> Self {
+        Self::unauthorized("Incorrect API key provided")
+    }
+
+    /// Someone guesses keys.
+    pub fn too_many_wrong_keys(retry_after: Duration) -> Self {
+        Self::new(Kind::RateLimited, "Too many incorrect API keys were sent")
+            .code("rate_limit_exceeded")
+            .retry_after(retry_after)
+    }
+
+    /// The key's scopes do not reach this route.
+    pub fn missing_scope(scope: &str) -> Self {
+        Self::new(
+            Kind::Forbidden,
+            format!("This API key lacks the scope `{scope}`"),
+        )
+        .code("insufficient_permissions")
+    }
+
+    /// The key is bound to other models or tasks.
+    pub fn not_allowed(what: &'static str, name: &str) -> Self {
+        let name = shortened(name);
+        Self::new(
+            Kind::Forbidden,
+            format!("This API key may not use the {what} `{name}`"),
+        )
+        .param(what)
+        .code("insufficient_permissions")
+    }
+
+    /// The route is about accounts, and there are none.
+    pub fn no_accounts() -> Self {
+        Self::new(Kind::NotFound, "This server keeps no accounts").code("no_accounts")
+    }
+
+    /// Nobody may open an account here, or not without an invitation that holds.
+    pub fn sign_up_refused(message: &'static str) -> Self {
+        Self::new(Kind::Forbidden, message).code("sign_up_refused")
+    }
+
+    /// The work was done, and what should pay for it went elsewhere meanwhile.
+    pub fn uncovered() -> Self {
+        Self::new(
+            Kind::PaymentRequired,
+            "The account's credit does not cover this request any more; nothing was billed",
+        )
+        .code("insufficient_credit")
     }
 
     /// No model has this id.
@@ -264,6 +339,71 @@ impl From<BatchError> for ApiError {
     }
 }
 
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> Self {
+        let over = |retry_after, message: String| {
+            Self::new(Kind::RateLimited, message)
+                .code("rate_limit_exceeded")
+                .retry_after(retry_after)
+        };
+        match refusal {
+            Refusal::Key => Self::wrong_key(),
+            Refusal::Closed => {
+                Self::new(Kind::Forbidden, "This account is closed").code("account_closed")
+            }
+            Refusal::Concurrency { limit } => over(
+                Duration::from_secs(1),
+                format!("Rate limit reached: {limit} requests at the same time"),
+            ),
+            Refusal::Requests { limit, retry_after } => over(
+                retry_after,
+                format!("Rate limit reached: {limit} requests per minute"),
+            ),
+            Refusal::Tokens { limit, retry_after } => over(
+                retry_after,
+                format!("Rate limit reached: {limit} tokens per minute"),
+            ),
+            Refusal::Budget { budget, cost } => Self::new(
+                Kind::PaymentRequired,
+                format!(
+                    "This request costs ${cost}, more than is left of the key's ${budget} a month"
+                ),
+            )
+            .code("budget_exceeded"),
+            Refusal::Credit { available, cost } => Self::new(
+                Kind::PaymentRequired,
+                format!("This request costs ${cost}, the account has ${available} left"),
+            )
+            .code("insufficient_credit"),
+        }
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        let message = error.to_string();
+        match error {
+            StoreError::UnknownAccount { .. } | StoreError::UnknownKey { .. } => {
+                Self::new(Kind::NotFound, message).code("not_found")
+            }
+            StoreError::Name | StoreError::Prefix | StoreError::Balance { .. } => {
+                Self::invalid(message)
+            }
+            StoreError::Invitation => {
+                Self::sign_up_refused("The invitation is unknown, was used already, or is too old")
+            }
+            StoreError::Closed => Self::shutting_down(),
+            StoreError::Database(_) => Self::new(
+                Kind::StateUnavailable,
+                "The server cannot reach its accounts; nothing was billed",
+            )
+            .code("state_unavailable")
+            .retry_after(Duration::from_secs(5)),
+            StoreError::Random => Self::internal(),
+        }
+    }
+}
+
 /// The engine's refusal of one input in the words that clients know.
 #[expect(
     clippy::wildcard_enum_match_arm,
@@ -348,6 +488,12 @@ impl Family {
     }
 }
 
+/// A page that says that there is none, with the status of that.
+pub(crate) fn missing_page(mut page: Response) -> Response {
+    *page.status_mut() = StatusCode::NOT_FOUND;
+    page
+}
+
 /// Writes the error that a handler left in its response, as the clients of this path read it.
 pub(crate) fn render(response: Response, path: &str, request_id: &str) -> Response {
     let Some(error) = response.extensions().get::<ApiError>() else {
@@ -357,6 +503,8 @@ pub(crate) fn render(response: Response, path: &str, request_id: &str) -> Respon
     let status = error.kind.status(family);
     let mut rendered = (status, Json(body(error, family, request_id))).into_response();
     let headers = rendered.headers_mut();
+    // What is left of the caller's limits stands there already.
+    headers.extend(response.headers().clone());
     if let Some(seconds) = error.retry_after_s() {
         headers.insert(header::RETRY_AFTER, seconds.into());
     }
@@ -367,6 +515,11 @@ pub(crate) fn render(response: Response, path: &str, request_id: &str) -> Respon
     if error.kind == Kind::Unauthorized {
         let scheme = HeaderValue::from_static("Bearer");
         headers.insert(header::WWW_AUTHENTICATE, scheme);
+    }
+    if error.kind == Kind::PaymentRequired {
+        // OpenAI's clients would try again.
+        let no = HeaderValue::from_static("false");
+        headers.insert("x-should-retry", no);
     }
     if matches!(error.kind, Kind::BodyTimeout | Kind::BodyTooLarge) {
         // What is left of the body is not read.

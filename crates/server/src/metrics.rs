@@ -37,6 +37,7 @@ pub struct Metrics {
     batch_tokens: Histogram,
     batch_inputs: Histogram,
     batch_seconds: Histogram,
+    interruptions: Counter,
     connections: Gauge,
     queued_tokens: Gauge,
     body_bytes: Gauge,
@@ -60,6 +61,7 @@ impl Default for Metrics {
             batch_tokens: Histogram::new(exponential_buckets(1.0, 2.0, 15)),
             batch_inputs: Histogram::new(exponential_buckets(1.0, 2.0, 12)),
             batch_seconds: seconds(),
+            interruptions: Counter::default(),
             connections: Gauge::default(),
             queued_tokens: Gauge::default(),
             body_bytes: Gauge::default(),
@@ -105,9 +107,14 @@ impl Metrics {
         );
         registry.register_with_unit(
             "batch",
-            "Time of a forward pass",
+            "Time of a forward pass without interruptions",
             seconds(),
             self.batch_seconds.clone(),
+        );
+        registry.register(
+            "interruptions",
+            "Batches that ran between two steps of a longer one",
+            self.interruptions.clone(),
         );
         registry.register("connections", "Open connections", self.connections.clone());
         registry.register(
@@ -154,6 +161,11 @@ impl Metrics {
         self.batch_tokens.observe(tokens as f64);
         self.batch_inputs.observe(inputs as f64);
         self.batch_seconds.observe(elapsed.as_secs_f64());
+    }
+
+    /// A batch began between two steps of another.
+    pub(crate) fn interrupted(&self) {
+        self.interruptions.inc();
     }
 
     /// A connection was opened; it is counted until the guard is dropped.

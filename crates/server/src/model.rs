@@ -79,6 +79,12 @@ impl Model {
         self.embedder.tasks().chain([RAW])
     }
 
+    /// The name of one of its tasks.
+    pub fn task_name(&self, task: Task) -> &str {
+        let is_it = |name: &&str| self.embedder.task(name) == Ok(task);
+        self.embedder.tasks().find(is_it).unwrap_or(RAW)
+    }
+
     /// Every id that a request may name: the model alone and with each task.
     pub fn ids(&self) -> Vec<String> {
         let with_tasks = |name: &String| {

@@ -1,4 +1,4 @@
-//! Around every request: its id, its log line, its time, its metrics, and its error written out.
+//! Around every request: its id, its log line, its span, its time, its metrics, and its error written out.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::LazyLock;
@@ -9,6 +9,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::middleware::Next;
 use axum::response::Response;
+use tracing::Instrument;
 
 use crate::app::SharedApp;
 use crate::error::{self, ApiError};
@@ -58,10 +59,23 @@ pub(crate) async fn observe(
         .get::<MatchedPath>()
         .map_or_else(|| "none".to_owned(), |route| route.as_str().to_owned());
     request.extensions_mut().insert(id.clone());
-    let answered = next.run(request).await;
+    // Names and values that OpenTelemetry knows; as in the log, neither path nor text.
+    let span = tracing::info_span!(
+        "request",
+        otel.name = format!("{method} {route}"),
+        otel.kind = "server",
+        http.request.method = %method,
+        http.route = route,
+        http.response.status_code = tracing::field::Empty,
+        request_id = id.0,
+    );
+    #[cfg(feature = "otel")]
+    crate::trace_context::join(&span, request.headers());
+    let answered = next.run(request).instrument(span.clone()).await;
     let code = answered.extensions().get().map(ApiError::log_code);
     let mut response = error::render(answered, &path, &id.0);
     let (elapsed, status) = (started.elapsed(), response.status().as_u16());
+    span.record("http.response.status_code", status);
     let headers = response.headers_mut();
     if let Ok(value) = HeaderValue::from_str(&id.0) {
         headers.insert(X_REQUEST_ID, value);

@@ -20,10 +20,14 @@ use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::app::{App, Service, SharedApp, router};
+use crate::auth::Auth;
 use crate::batcher::Batcher;
+use crate::catalogue::LicenseError;
 use crate::config::{Config, Limits, TlsFiles};
 use crate::listen::{Listen, Listener};
 use crate::model::Model;
+use crate::store::accounts::{self, Change};
+use crate::store::{StoreError, Time};
 use crate::write_timeout::WriteTimeout;
 
 /// Why the server cannot listen.
@@ -56,6 +60,12 @@ pub enum BindError {
         /// What was wrong.
         source: tokio_rustls::rustls::Error,
     },
+    /// The model has a price that its licence forbids.
+    #[error("the model may not be charged for")]
+    License(#[from] LicenseError),
+    /// The operator's acknowledgement of a licence cannot be written down.
+    #[error("the acknowledgement of the licence cannot be recorded")]
+    Record(#[from] StoreError),
 }
 
 /// Why the server stopped other than asked. `E` is the error of whoever loads the model.
@@ -93,7 +103,9 @@ impl Server {
     /// Listens. Requests that come before [`Server::run`] wait in the backlog.
     ///
     /// # Errors
-    /// [`BindError`] for an address that cannot be had and a certificate that cannot be used.
+    /// [`BindError`] for an address that cannot be had, a certificate that cannot be used, a price that
+    /// the licence of the weights forbids, and one that it forbids but for the operator's word, where that
+    /// cannot be recorded.
     pub async fn bind(config: Config) -> Result<Self, BindError> {
         let tls = config.tls.as_ref().map(tls_acceptor).transpose()?;
         let listen = |source| BindError::Listen {
@@ -102,8 +114,10 @@ impl Server {
         };
         let listener = Listener::bind(&config.listen).await.map_err(listen)?;
         let address = listener.address().map_err(listen)?;
+        let app = App::new(config)?;
+        record_acknowledgement(&app).await?;
         Ok(Self {
-            app: Arc::new(App::new(config)),
+            app: Arc::new(app),
             listener,
             tls,
             address,
@@ -184,6 +198,23 @@ impl Server {
             });
         }
     }
+}
+
+/// Writes into the audit trail of the accounts that the operator acknowledges a licence.
+async fn record_acknowledgement(app: &App) -> Result<(), StoreError> {
+    let (Auth::Accounts(hosting), Some((model, license))) = (&app.auth, app.acknowledged_license())
+    else {
+        return Ok(());
+    };
+    let (model, license) = (model.to_owned(), license.to_owned());
+    let record = hosting.store.write(move |database| {
+        let change = Change {
+            actor: "serve",
+            now: Time::now(),
+        };
+        accounts::acknowledge_license(database, change, &model, &license)
+    });
+    record.await
 }
 
 /// Serves the requests of one connection.

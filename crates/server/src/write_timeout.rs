@@ -92,3 +92,52 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for WriteTimeout<S> {
         self.watch(cx, written)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    /// Takes so many more bytes, one at a time.
+    struct Reader(usize);
+
+    impl AsyncWrite for Reader {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            match self.0.checked_sub(1) {
+                Some(left) => {
+                    self.0 = left;
+                    Poll::Ready(Ok(1))
+                }
+                None => Poll::Pending,
+            }
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn a_reader_that_takes_nothing_more_is_given_up() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let mut stream = WriteTimeout::new(Reader(2), Duration::from_millis(20));
+            for expected in [Ok(1), Ok(1), Err(io::ErrorKind::TimedOut)] {
+                let written = poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, &[0])).await;
+                assert_eq!(written.map_err(|error| error.kind()), expected);
+            }
+        });
+    }
+}

@@ -9,10 +9,15 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use quintet_server::{Auth, Config, Cors, Listen, Model};
+use quintet_server::app::App;
+use quintet_server::metering::Price;
+use quintet_server::store::{Location, accounts};
+use quintet_server::{
+    Auth, BindError, Catalogue, Config, Cors, Hosting, HostingConfig, Listen, Model, Server,
+};
 use serde_json::json;
 use support::{Running, load};
 
@@ -74,6 +79,115 @@ fn models_are_listed_with_their_tasks() {
     assert_eq!(
         (wrong.status, wrong.error().as_str()),
         (405, "method_not_allowed")
+    );
+}
+
+#[test]
+fn models_carry_what_the_catalogue_knows() {
+    let folder = tempfile::tempdir().unwrap();
+    let price = "id = 'quintet/mini'\n[price]\nrealtime_micro_usd_per_million = 20_000\n\
+                 batch_micro_usd_per_million = 10_000";
+    std::fs::write(folder.path().join("price.toml"), price).unwrap();
+    let server = Running::start(Config {
+        catalogue: Catalogue::read(folder.path()).unwrap(),
+        serves: Some("mini".to_owned()),
+        ..Config::default()
+    });
+    let card = server.get("/v1/models/mini:raw").json();
+    assert_eq!(card["catalogue_id"], "quintet/mini");
+    assert_eq!(card["status"], "live");
+    assert_eq!(card["license"]["id"], "Apache-2.0");
+    assert_eq!(card["pricing"]["batch_micro_usd_per_million"], 10_000);
+    assert_eq!(card["languages"].as_array().unwrap().len(), 30);
+    // What the file says about the model that runs is what the model is.
+    let entry = Catalogue::built_in().entry("quintet/mini").unwrap().clone();
+    assert_eq!(card["matryoshka_dimensions"], json!(entry.dimensions));
+    assert_eq!(card["max_tokens"], json!(entry.context_tokens));
+    let tasks: Vec<String> = entry.tasks.into_iter().map(|task| task.name).collect();
+    assert_eq!(card["tasks"], json!(tasks));
+    let architecture = entry.architecture.unwrap();
+    let config = support::EMBEDDER.config();
+    assert_eq!(
+        architecture.layers,
+        u32::try_from(config.num_hidden_layers).ok()
+    );
+    assert_eq!(
+        architecture.heads,
+        u32::try_from(config.num_attention_heads).ok()
+    );
+}
+
+#[test]
+fn a_price_that_the_licence_forbids_keeps_the_server_from_starting() {
+    let folder = tempfile::tempdir().unwrap();
+    let price = "id = 'jinaai/jina-embeddings-v3'\n[price]\nrealtime_micro_usd_per_million = 1\n\
+                 batch_micro_usd_per_million = 1";
+    std::fs::write(folder.path().join("price.toml"), price).unwrap();
+    let started = |word: Option<&str>| {
+        let app = App::new(Config {
+            catalogue: Catalogue::read(folder.path()).unwrap(),
+            serves: Some("/srv/jina-embeddings-v3".to_owned()),
+            acknowledge_license: word.map(str::to_owned),
+            ..Config::default()
+        });
+        app.map(|app| app.price.is_some())
+    };
+    assert!(started(None).unwrap_err().hint().contains("CC-BY-NC-4.0"));
+    assert!(started(Some("Apache-2.0")).is_err());
+    assert_eq!(started(Some("CC-BY-NC-4.0")), Ok(true));
+}
+
+#[test]
+fn what_accounts_pay_is_what_the_pages_say_and_the_operators_word_is_recorded_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let state: Location = folder
+        .path()
+        .join("state.db")
+        .to_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    let price = Price {
+        realtime_micro_usd_per_million: 20_000,
+        batch_micro_usd_per_million: 10_000,
+    };
+    let hosting = HostingConfig {
+        price: Some(price),
+        ..HostingConfig::default()
+    };
+    let hosting = Arc::new(Hosting::open(&state, hosting).unwrap());
+    let config = |word: Option<&str>| Config {
+        listen: Listen::Tcp(([127, 0, 0, 1], 0).into()),
+        auth: Auth::Accounts(Arc::clone(&hosting)),
+        serves: Some("jinaai/jina-embeddings-v3".to_owned()),
+        acknowledge_license: word.map(str::to_owned),
+        ..Config::default()
+    };
+    let app = App::new(config(Some("CC-BY-NC-4.0"))).unwrap();
+    assert_eq!(app.served_entry().unwrap().price, Some(price));
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let trail = runtime.block_on(async {
+        assert!(matches!(
+            Server::bind(config(None)).await,
+            Err(BindError::License(_))
+        ));
+        for _ in 0..2 {
+            Server::bind(config(Some("CC-BY-NC-4.0"))).await.unwrap();
+        }
+        let trail = hosting
+            .store
+            .read(|database| accounts::audit_trail(database, 10));
+        trail.await.unwrap()
+    });
+    assert_eq!(trail.len(), 1);
+    let entry = &trail[0];
+    assert_eq!(
+        (entry.actor.as_str(), entry.action.as_str()),
+        ("serve", "license.acknowledge")
+    );
+    assert_eq!(
+        (entry.target.as_str(), entry.detail.as_str()),
+        ("jinaai/jina-embeddings-v3", "CC-BY-NC-4.0")
     );
 }
 
@@ -195,13 +309,7 @@ fn stopping_finishes_what_was_accepted() {
         .map(|number| format!("{number} {}", "stork ".repeat(100)))
         .collect();
     let body = json!({ "input": texts }).to_string();
-    let mut stream = TcpStream::connect(server.address).unwrap();
-    write!(
-        stream,
-        "POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    )
-    .unwrap();
+    let mut stream = send(&server, &body);
     // The server has the request once its tokens are counted.
     while server
         .get("/metrics")
@@ -237,13 +345,7 @@ fn a_client_that_hangs_up_takes_its_work_along() {
     };
     let texts = vec!["stork ".repeat(400); 300];
     let body = json!({ "input": texts }).to_string();
-    let mut stream = TcpStream::connect(server.address).unwrap();
-    write!(
-        stream,
-        "POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    )
-    .unwrap();
+    let stream = send(&server, &body);
     let (before, _) = ran();
     while ran().0 == before {
         std::thread::yield_now();
@@ -255,6 +357,68 @@ fn a_client_that_hangs_up_takes_its_work_along() {
     // All of it would have been 240,000 tokens and more.
     let (tokens, _) = ran();
     assert!(tokens < 200_000.0, "{tokens} tokens ran");
+}
+
+/// A document that fills the model's context.
+fn document() -> String {
+    json!({"input": "stork ".repeat(7900), "truncate": true}).to_string()
+}
+
+/// The number behind a name in the metrics.
+fn metric(server: &Running, name: &str) -> f64 {
+    let metrics = server.get("/metrics").body;
+    let mut lines = metrics.lines();
+    let line = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap().parse().unwrap()
+}
+
+fn send(server: &Running, body: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(server.address).unwrap();
+    write!(
+        stream,
+        "POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    stream
+}
+
+#[test]
+fn a_query_passes_a_document_that_runs() {
+    let server = Running::start(Config::default());
+    let expected = server.post("/v1/embeddings", BODY).json()["data"].clone();
+    let whole = server.post("/v1/embeddings", document()).json()["data"].clone();
+    let documents = metric(&server, "quintet_batch_tokens_count");
+    std::thread::scope(|scope| {
+        let answer = scope.spawn(|| server.post("/v1/embeddings", document()));
+        while metric(&server, "quintet_queued_tokens") == 0.0 {
+            std::thread::yield_now();
+        }
+        while metric(&server, "quintet_interruptions_total") == 0.0 {
+            let query = server.post("/v1/embeddings", BODY);
+            assert_eq!(query.json()["data"], expected);
+            assert!(!answer.is_finished(), "no query passed the document");
+        }
+        assert!(metric(&server, "quintet_batch_tokens_count") > documents);
+        assert_eq!(answer.join().unwrap().json()["data"], whole);
+    });
+}
+
+#[test]
+fn a_document_that_runs_stops_when_its_client_hangs_up() {
+    let server = Running::start(Config::default());
+    assert_eq!(server.post("/v1/embeddings", BODY).status, 200);
+    let ran = metric(&server, "quintet_batch_tokens_sum");
+    let stream = send(&server, &document());
+    while metric(&server, "quintet_queued_tokens") == 0.0 {
+        std::thread::yield_now();
+    }
+    drop(stream);
+    // A realtime query would pass it; this one runs when the document is out of the way.
+    let batch = [("x-tier", "batch")];
+    assert_eq!(server.post_with("/v1/embeddings", &batch, BODY).status, 200);
+    let query = metric(&server, "quintet_batch_tokens_sum") - ran;
+    assert!(query < 100.0, "{query} tokens ran");
 }
 
 #[cfg(unix)]

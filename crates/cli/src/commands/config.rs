@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
-use super::serve::{Effective, SECRET, ServeOptions, config_file};
+use super::serve::{Effective, ServeOptions, config_file, is_secret};
 use crate::output::Output;
 use crate::settings::Settings;
 use crate::table::{Align, columns};
@@ -48,9 +48,10 @@ pub(crate) fn run(args: &ConfigArgs, settings: &Settings) -> anyhow::Result<()> 
     let file = config_file(args.config.clone(), settings);
     let effective = Effective::read(&args.options, file.as_deref(), settings)?;
     let shown = effective.set.into_iter().map(|(name, (value, origin))| {
-        let value = match name.as_str() {
-            SECRET => toml::Value::String("(set, not shown)".to_owned()),
-            _ => value,
+        let value = if is_secret(&name, &value) {
+            toml::Value::String("(set, not shown)".to_owned())
+        } else {
+            value
         };
         (name, value, origin.to_string())
     });

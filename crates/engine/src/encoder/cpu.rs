@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use quintet_kernels::Cpu;
+use quintet_kernels::gemm::PackedMatrix;
 use quintet_kernels::pooling::span_sums;
 use quintet_kernels::rotary::RopeTable;
 
 use super::embeddings::gather;
-use super::layer::{Buffers, Pass, runs};
+use super::layer::{Activations, Layers, Part, Run, Scratch, runs};
 use super::{Encoder, ForwardError, PooledRows};
 use crate::batch::PackedBatch;
 use crate::config::ModelConfig;
@@ -19,7 +20,38 @@ pub struct CpuEncoder {
     config: ModelConfig,
     weights: Arc<Weights>,
     rope: RopeTable,
-    buffers: Buffers,
+    /// A matrix in the place of one of the model's, which is named by its place among them.
+    trial: Option<(usize, PackedMatrix)>,
+    scratch: Scratch,
+    /// Of passes that ended, to be used again: the last to end was the first to begin, so the largest
+    /// stay with the passes that others run in between.
+    spare: Vec<Activations>,
+}
+
+/// A batch between two steps of [`CpuEncoder`].
+pub struct CpuPass {
+    batch: PackedBatch,
+    runs: Vec<Run>,
+    activations: Activations,
+    next: Next,
+}
+
+/// The step that comes next.
+enum Next {
+    Embeddings,
+    Layer(usize, Part),
+    Pooling,
+}
+
+impl Next {
+    /// The start of a layer; behind the last of `count` comes the pooling.
+    fn layer(index: usize, count: usize) -> Self {
+        if index < count {
+            Self::Layer(index, Part::FIRST)
+        } else {
+            Self::Pooling
+        }
+    }
 }
 
 impl CpuEncoder {
@@ -30,34 +62,82 @@ impl CpuEncoder {
             config,
             weights,
             rope,
-            buffers: Buffers::default(),
+            trial: None,
+            scratch: Scratch::default(),
+            spare: Vec::new(),
         }
+    }
+
+    /// Puts a matrix in the place of one of the model's, or takes it away again.
+    pub(crate) fn set_trial(&mut self, trial: Option<(usize, PackedMatrix)>) {
+        self.trial = trial;
     }
 }
 
 impl Encoder for CpuEncoder {
-    fn forward(&mut self, batch: &PackedBatch) -> Result<PooledRows, ForwardError> {
+    type Pass = CpuPass;
+
+    fn begin(&mut self, batch: PackedBatch) -> Result<CpuPass, ForwardError> {
+        Ok(CpuPass {
+            runs: runs(&batch),
+            batch,
+            activations: self.spare.pop().unwrap_or_default(),
+            next: Next::Embeddings,
+        })
+    }
+
+    fn step(&mut self, pass: &mut CpuPass) -> Result<Option<PooledRows>, ForwardError> {
         let hidden = self.config.hidden_size;
-        let runs = runs(batch);
-        let pass = Pass {
+        let layers = Layers {
             cpu: &self.cpu,
             config: &self.config,
             adapters: &self.weights.adapters,
             rope: &self.rope,
-            batch,
-            runs: &runs,
+            batch: &pass.batch,
+            runs: &pass.runs,
+            trial: self.trial.as_ref().and_then(|(index, matrix)| {
+                let replaced = self.weights.matrices().nth(*index)?;
+                Some((replaced, matrix))
+            }),
         };
-        let mut x = vec![0.0; batch.tokens() * hidden];
-        gather(&self.cpu, &self.weights, batch, hidden, &mut x);
-        pass.norm(&self.weights.emb_ln, &mut x);
-        for (index, layer) in self.weights.layers.iter().enumerate() {
-            pass.layer(index, layer, &mut x, &mut self.buffers);
-        }
-        let mut sums = vec![0.0; batch.spans.len() * hidden];
-        span_sums(&self.cpu, &x, hidden, &batch.spans, &mut sums);
-        Ok(PooledRows {
-            hidden_size: hidden,
-            sums,
-        })
+        let activations = &mut pass.activations;
+        let count = self.weights.layers.len();
+        pass.next = match pass.next {
+            Next::Embeddings => {
+                let x = activations.begin(pass.batch.tokens(), &self.config);
+                gather(&self.cpu, &self.weights, &pass.batch, hidden, x);
+                layers.norm(&self.weights.emb_ln, x);
+                Next::layer(0, count)
+            }
+            Next::Layer(index, part) => {
+                let layer = &self.weights.layers[index];
+                let scratch = &mut self.scratch;
+                match layers.part(index, layer, part, activations, scratch) {
+                    Some(part) => Next::Layer(index, part),
+                    None => Next::layer(index + 1, count),
+                }
+            }
+            Next::Pooling => {
+                let spans = &pass.batch.spans;
+                let mut sums = vec![0.0; spans.len() * hidden];
+                span_sums(&self.cpu, activations.x(), hidden, spans, &mut sums);
+                self.spare.push(std::mem::take(activations));
+                return Ok(Some(PooledRows {
+                    hidden_size: hidden,
+                    sums,
+                }));
+            }
+        };
+        Ok(None)
+    }
+
+    fn done(&self, pass: &CpuPass) -> f64 {
+        let layers = self.weights.layers.len();
+        let done = match pass.next {
+            Next::Embeddings => 0,
+            Next::Layer(index, _) => index,
+            Next::Pooling => layers,
+        };
+        done as f64 / layers as f64
     }
 }

@@ -1,10 +1,13 @@
-//! One transformer layer, post-LayerNorm: attention, then the MLP, each with its adapter.
+//! One transformer layer, post-LayerNorm: attention, then the MLP, each with its adapter, cut into steps
+//! that are short whatever the batch.
 
 use std::ops::Range;
 
 use quintet_kernels::Cpu;
-use quintet_kernels::attention::{AttentionScratch, attention};
-use quintet_kernels::gemm::{Epilogue, GemmScratch, PackedLora, Product, Segment, product};
+use quintet_kernels::attention::{AttentionScratch, Tasks, attention_tasks};
+use quintet_kernels::gemm::{
+    Epilogue, GemmScratch, PackedLora, PackedMatrix, Product, Segment, product,
+};
 use quintet_kernels::layer_norm::layer_norm;
 use quintet_kernels::rotary::{RopeTable, rotate_qk};
 
@@ -12,9 +15,13 @@ use crate::batch::PackedBatch;
 use crate::config::ModelConfig;
 use crate::weights::{Adapter, LayerAdapter, LayerWeights, Linear, Norm};
 
-/// Rows that go through the MLP at once: its inner width is four times the hidden size, so an
-/// 8192-token text would need 270 MB of buffers. Results do not depend on it.
-const MLP_ROWS: usize = 1024;
+/// Rows of a step that is made of products, two blocks of the product's own. At the true size they are
+/// 75 ms of one core; an 8192-token text would otherwise need 270 MB for the inner width of the MLP alone.
+/// Results do not depend on it.
+const ROWS_PER_STEP: usize = 384;
+
+/// Pairs of a query and a key that a step of attention scores, for each thread: as long as the rows.
+const SCORES_PER_STEP: usize = 1 << 24;
 
 /// Rows of a batch that run under one adapter, next to each other.
 #[derive(Debug)]
@@ -40,101 +47,173 @@ pub(super) fn runs(batch: &PackedBatch) -> Vec<Run> {
 }
 
 /// Everything of a forward pass that stays the same from layer to layer.
-pub(super) struct Pass<'a> {
+pub(super) struct Layers<'a> {
     pub(super) cpu: &'a Cpu,
     pub(super) config: &'a ModelConfig,
     pub(super) adapters: &'a [Adapter],
     pub(super) rope: &'a RopeTable,
     pub(super) batch: &'a PackedBatch,
     pub(super) runs: &'a [Run],
+    /// One of the model's matrices, and the one that is used in its place.
+    pub(super) trial: Option<(&'a PackedMatrix, &'a PackedMatrix)>,
 }
 
-/// Buffers that grow to the largest batch and are used again.
+/// What a step of a layer does, from which row or task on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    /// Rows to queries, keys and values.
+    Projection(usize),
+    /// Positions into queries and keys.
+    Rotation,
+    /// Tasks of attention.
+    Attention(usize),
+    /// Rows through the output projection, the MLP and both norms.
+    Mlp(usize),
+}
+
+impl Part {
+    /// Where a layer begins.
+    pub(super) const FIRST: Self = Self::Projection(0);
+}
+
+/// What a pass keeps from step to step.
 #[derive(Default)]
-pub(super) struct Buffers {
-    gemm: GemmScratch,
-    attention: AttentionScratch,
+pub(super) struct Activations {
+    tokens: usize,
+    /// The residual stream, `[tokens, hidden]`.
+    x: Vec<f32>,
     /// `[tokens, 3, heads, head_dim]`.
     qkv: Vec<f32>,
-    /// Attention's output, then the residual stream behind it, `[tokens, hidden]` each.
+    /// Attention's output, `[tokens, hidden]`.
     context: Vec<f32>,
+}
+
+impl Activations {
+    /// Makes room for a batch and gives the residual stream to be filled.
+    pub(super) fn begin(&mut self, tokens: usize, config: &ModelConfig) -> &mut [f32] {
+        let numbers = tokens * config.hidden_size;
+        self.tokens = tokens;
+        self.x.resize(numbers, 0.0);
+        self.qkv.resize(3 * numbers, 0.0);
+        self.context.resize(numbers, 0.0);
+        &mut self.x
+    }
+
+    pub(super) fn x(&self) -> &[f32] {
+        &self.x
+    }
+}
+
+/// Memory that no step leaves anything in; it grows to the largest batch.
+#[derive(Default)]
+pub(super) struct Scratch {
+    gemm: GemmScratch,
+    attention: AttentionScratch,
+    /// The residual stream behind attention, `[ROWS_PER_STEP, hidden]`.
     attended: Vec<f32>,
-    /// `[MLP_ROWS, intermediate]`.
+    /// `[ROWS_PER_STEP, intermediate]`.
     inner: Vec<f32>,
 }
 
-impl Pass<'_> {
-    /// Runs layer `index` over `x`, `[tokens, hidden]`, in place.
+impl Layers<'_> {
+    /// Runs a part of layer `index` and gives the next one, `None` behind the last.
     ///
-    /// `x = norm1(x + out_proj(attention(x)))`, then `x = norm2(x + fc2(gelu(fc1(x))))`
-    /// (`JinaEmbeddingsV3Layer.forward`, spec section 1.3).
-    pub(super) fn layer(
+    /// All parts in order are `x = norm1(x + out_proj(attention(x)))`, then
+    /// `x = norm2(x + fc2(gelu(fc1(x))))` (`JinaEmbeddingsV3Layer.forward`, spec section 1.3).
+    pub(super) fn part(
         &self,
         index: usize,
         layer: &LayerWeights,
-        x: &mut [f32],
-        buffers: &mut Buffers,
-    ) {
+        part: Part,
+        activations: &mut Activations,
+        scratch: &mut Scratch,
+    ) -> Option<Part> {
+        let Activations {
+            tokens,
+            x,
+            qkv,
+            context,
+        } = activations;
         let hidden = self.config.hidden_size;
-        let tokens = self.batch.tokens();
         let (heads, head_dim) = (self.config.num_attention_heads, self.config.head_dim());
         let cu_seqlens = &self.batch.cu_seqlens;
-        let qkv = grown(&mut buffers.qkv, tokens * 3 * hidden);
-        let context = grown(&mut buffers.context, tokens * hidden);
-        let attended = grown(&mut buffers.attended, tokens * hidden);
-        let gemm = &mut buffers.gemm;
+        match part {
+            Part::Projection(start) => {
+                let rows = start..(start + ROWS_PER_STEP).min(*tokens);
+                let end = rows.end;
+                let input = &x[start * hidden..end * hidden];
+                let out = &mut qkv[start * 3 * hidden..end * 3 * hidden];
+                let segments = self.segments(index, rows, |adapter| adapter.wqkv.as_ref());
+                let gemm = &mut scratch.gemm;
+                self.linear(gemm, input, &layer.wqkv, &segments, Epilogue::Bias, out);
+                Some(if end < *tokens {
+                    Part::Projection(end)
+                } else {
+                    Part::Rotation
+                })
+            }
+            Part::Rotation => {
+                rotate_qk(self.cpu, qkv, cu_seqlens, heads, head_dim, self.rope);
+                Some(Part::Attention(0))
+            }
+            Part::Attention(first) => {
+                let tasks = Tasks::new(cu_seqlens, heads);
+                let part = tasks.part(first, SCORES_PER_STEP * self.cpu.threads());
+                let end = part.end;
+                let scratch = &mut scratch.attention;
+                attention_tasks(self.cpu, scratch, qkv, head_dim, &tasks, part, context);
+                Some(if end < tasks.count() {
+                    Part::Attention(end)
+                } else {
+                    Part::Mlp(0)
+                })
+            }
+            Part::Mlp(start) => {
+                let rows = start..(start + ROWS_PER_STEP).min(*tokens);
+                let end = rows.end;
+                let context = &context[start * hidden..end * hidden];
+                let x = &mut x[start * hidden..end * hidden];
+                self.mlp(index, layer, rows, context, x, scratch);
+                (end < *tokens).then_some(Part::Mlp(end))
+            }
+        }
+    }
 
-        let segments = self.segments(index, 0..tokens, |adapter| adapter.wqkv.as_ref());
-        self.linear(gemm, x, &layer.wqkv, &segments, Epilogue::Bias, qkv);
-        rotate_qk(self.cpu, qkv, cu_seqlens, heads, head_dim, self.rope);
-        attention(
-            self.cpu,
-            &mut buffers.attention,
-            qkv,
-            cu_seqlens,
-            heads,
-            head_dim,
-            context,
-        );
-        let segments = self.segments(index, 0..tokens, |adapter| adapter.out_proj.as_ref());
+    /// What comes behind attention, for some rows: `context` and `x` are `[rows, hidden]`.
+    fn mlp(
+        &self,
+        index: usize,
+        layer: &LayerWeights,
+        rows: Range<usize>,
+        context: &[f32],
+        x: &mut [f32],
+        scratch: &mut Scratch,
+    ) {
+        let Scratch {
+            gemm,
+            attended,
+            inner,
+            ..
+        } = scratch;
+        let attended = grown(attended, x.len());
+        let inner = grown(inner, rows.len() * self.config.intermediate_size);
+        let segments = self.segments(index, rows.clone(), |adapter| adapter.out_proj.as_ref());
+        let residual = Epilogue::BiasResidual(x);
         self.linear(
             gemm,
             context,
             &layer.out_proj,
             &segments,
-            Epilogue::BiasResidual(x),
+            residual,
             attended,
         );
         self.norm(&layer.norm1, attended);
-
-        for start in (0..tokens).step_by(MLP_ROWS) {
-            let rows = start..(start + MLP_ROWS).min(tokens);
-            let elements = rows.start * hidden..rows.end * hidden;
-            let inner = grown(
-                &mut buffers.inner,
-                rows.len() * self.config.intermediate_size,
-            );
-            let input = &attended[elements.clone()];
-            let segments = self.segments(index, rows.clone(), |adapter| adapter.fc1.as_ref());
-            self.linear(
-                gemm,
-                input,
-                &layer.fc1,
-                &segments,
-                Epilogue::BiasGelu,
-                inner,
-            );
-            let segments = self.segments(index, rows, |adapter| adapter.fc2.as_ref());
-            let residual = Epilogue::BiasResidual(input);
-            self.linear(
-                gemm,
-                inner,
-                &layer.fc2,
-                &segments,
-                residual,
-                &mut x[elements],
-            );
-        }
+        let segments = self.segments(index, rows.clone(), |adapter| adapter.fc1.as_ref());
+        let gelu = Epilogue::BiasGelu;
+        self.linear(gemm, attended, &layer.fc1, &segments, gelu, inner);
+        let segments = self.segments(index, rows, |adapter| adapter.fc2.as_ref());
+        let residual = Epilogue::BiasResidual(attended);
+        self.linear(gemm, inner, &layer.fc2, &segments, residual, x);
         self.norm(&layer.norm2, x);
     }
 
@@ -157,9 +236,13 @@ impl Pass<'_> {
         epilogue: Epilogue<'_>,
         out: &mut [f32],
     ) {
+        let weights = match self.trial {
+            Some((replaced, trial)) if std::ptr::eq(replaced, &linear.matrix) => trial,
+            _ => &linear.matrix,
+        };
         let operands = Product {
             x,
-            weights: &linear.matrix,
+            weights,
             bias: &linear.bias,
             segments,
             epilogue,

@@ -65,6 +65,17 @@ impl Part {
         .chain([Self::Pooler])
     }
 
+    /// The matrix at a place of the packed weights: Wqkv, out_proj, fc1, fc2 of each layer in turn.
+    pub(super) fn of_matrix(index: usize) -> Self {
+        let kinds = [Self::Wqkv, Self::OutProj, Self::Fc1, Self::Fc2];
+        kinds[index % kinds.len()](index / kinds.len())
+    }
+
+    /// Name of the part in the layout that has the fewest tensors.
+    pub(super) fn name(self) -> String {
+        self.fused_stem()
+    }
+
     /// Whether LoRA adapters can sit on this part (every Linear and Embedding, spec section 2).
     pub(super) fn takes_lora(self) -> bool {
         !self.is_norm()

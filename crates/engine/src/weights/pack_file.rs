@@ -23,7 +23,7 @@ use super::packed::Weights;
 use crate::precision::Precision;
 
 /// The digit is the version of the layout, of the packing and of the integers.
-const MAGIC: &[u8; 8] = b"QNTPACK1";
+const MAGIC: &[u8; 8] = b"QNTPACK2";
 const PREAMBLE: usize = MAGIC.len() + 8 + 32;
 /// A page, which is also more than any line of the kernels needs.
 const ALIGNMENT: usize = 4096;

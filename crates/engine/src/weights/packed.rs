@@ -11,7 +11,10 @@ use super::checkpoint::Checkpoint;
 use super::names::{Layout, Part};
 use super::pack_file::PackFile;
 use super::tensors::{Table, Tensor, rows};
-use crate::precision::Precision;
+use crate::precision::{Precision, Precisions};
+
+/// Matrices of a layer: Wqkv, out_proj, fc1, fc2.
+const MATRICES_PER_LAYER: usize = 4;
 
 /// A linear layer: packed weight `[out, in]` and bias `[out]`.
 pub(crate) struct Linear {
@@ -66,7 +69,7 @@ impl Weights {
     pub(crate) fn load(
         checkpoint: &Checkpoint,
         custom: &[AdapterSource],
-        precision: Precision,
+        precision: &Precisions<'_>,
         packed: Option<PackFile>,
         cpu: &Cpu,
         progress: &dyn Fn(usize, usize),
@@ -100,12 +103,13 @@ impl Weights {
         let mut layers = Vec::with_capacity(config.num_hidden_layers);
         for layer in 0..config.num_hidden_layers {
             progress(1 + layer, steps);
+            let linear = |module| read.linear(layer * MATRICES_PER_LAYER + module);
             layers.push(LayerWeights {
-                wqkv: read.linear(Part::Wqkv(layer))?,
-                out_proj: read.linear(Part::OutProj(layer))?,
+                wqkv: linear(0)?,
+                out_proj: linear(1)?,
                 norm1: read.norm(Part::Norm1(layer))?,
-                fc1: read.linear(Part::Fc1(layer))?,
-                fc2: read.linear(Part::Fc2(layer))?,
+                fc1: linear(2)?,
+                fc2: linear(3)?,
                 norm2: read.norm(Part::Norm2(layer))?,
             });
         }
@@ -126,10 +130,32 @@ impl Weights {
     }
 }
 
+/// A matrix of [`Weights::matrices`], packed from the checkpoint at any precision.
+pub(crate) fn matrix_of(
+    checkpoint: &Checkpoint,
+    index: usize,
+    precision: Precision,
+    cpu: &Cpu,
+) -> Result<PackedMatrix, CheckpointError> {
+    let precision = &Precisions::all(precision);
+    let read = WeightReader {
+        checkpoint,
+        precision,
+        packed: None,
+        cpu,
+    };
+    read.matrix(index)
+}
+
+/// What the checkpoint calls a matrix of [`Weights::matrices`] when it keeps it whole.
+pub(crate) fn matrix_name(index: usize) -> String {
+    Part::of_matrix(index).name()
+}
+
 /// Reads parts of one checkpoint, checking shape, dtype and finiteness of each tensor.
 struct WeightReader<'a> {
     checkpoint: &'a Checkpoint,
-    precision: Precision,
+    precision: &'a Precisions<'a>,
     /// The matrices of a file of packed weights that are still to be taken.
     packed: Option<RefCell<std::vec::IntoIter<PackedMatrix>>>,
     cpu: &'a Cpu,
@@ -204,16 +230,25 @@ impl<'a> WeightReader<'a> {
         self.bias(part).map(|_| ())
     }
 
-    fn linear(&self, part: Part) -> Result<Linear, CheckpointError> {
+    fn linear(&self, index: usize) -> Result<Linear, CheckpointError> {
+        let part = Part::of_matrix(index);
         let shape = part.weight_shape(&self.checkpoint.config);
         let packed = self.packed.as_ref().and_then(|matrices| {
             let matrix = matrices.borrow_mut().next()?;
             ([matrix.n(), matrix.k()] == shape[..]).then_some(matrix)
         });
-        if let Some(matrix) = packed {
-            let bias = self.bias(part)?;
-            return Ok(Linear { matrix, bias });
-        }
+        let matrix = match packed {
+            Some(matrix) => matrix.with_smoothing(&self.smoothing(index)?),
+            None => self.matrix(index)?,
+        };
+        Ok(Linear {
+            matrix,
+            bias: self.bias(part)?,
+        })
+    }
+
+    fn matrix(&self, index: usize) -> Result<PackedMatrix, CheckpointError> {
+        let part = Part::of_matrix(index);
         let tensors = self.weight(part)?;
         let bytes = tensors
             .iter()
@@ -223,12 +258,58 @@ impl<'a> WeightReader<'a> {
             .iter()
             .map(|(dtype, bytes)| rows(*dtype, bytes))
             .collect();
-        let matrix =
-            PackedMatrix::pack(self.cpu, &blocks, shape[1], self.precision.format(&blocks));
+        let k = part.weight_shape(&self.checkpoint.config)[1];
+        let format = self.precision.of(index).format(&blocks);
+        let smoothing = self.smoothing(index)?;
+        let matrix = PackedMatrix::pack_smoothed(self.cpu, &blocks, k, format, &smoothing);
         tensors.iter().for_each(Tensor::release);
-        Ok(Linear {
-            matrix,
-            bias: self.bias(part)?,
-        })
+        Ok(matrix)
+    }
+
+    /// What the columns of a matrix are smoothed by: the norm before it, if one stands there, tells
+    /// which numbers of its rows are large.
+    fn smoothing(&self, index: usize) -> Result<Vec<f32>, CheckpointError> {
+        let norm = match Part::of_matrix(index) {
+            Part::Wqkv(0) => self.norm(Part::EmbeddingNorm)?,
+            Part::Wqkv(layer) => self.norm(Part::Norm2(layer - 1))?,
+            Part::Fc1(layer) => self.norm(Part::Norm1(layer))?,
+            part => return Ok(vec![1.0; part.weight_shape(&self.checkpoint.config)[1]]),
+        };
+        Ok(smoothing_of(&norm))
+    }
+}
+
+/// Powers of 2 from 1 to 16, about the square roots of what the channels of a norm reach, measured by
+/// their median: the half of the way that SmoothQuant takes (alpha = 0.5), known without a text.
+/// Comparisons instead of logarithms: every machine finds the same powers.
+fn smoothing_of(norm: &Norm) -> Vec<f32> {
+    let pairs = norm.weight.iter().zip(&norm.bias);
+    let reach: Vec<f32> = pairs
+        .map(|(gain, shift)| gain.abs() + shift.abs())
+        .collect();
+    let mut sorted = reach.clone();
+    sorted.sort_by(f32::total_cmp);
+    let median = sorted[sorted.len() / 2];
+    let power = |reach: &f32| {
+        let mut power = 1.0;
+        while power < 16.0 && *reach > median * 2.0 * power * power {
+            power *= 2.0;
+        }
+        power
+    };
+    reach.iter().map(power).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn channels_far_above_the_median_are_smoothed_by_half_the_way() {
+        let norm = Norm {
+            weight: vec![1.0, -1.0, 1.5, 10.0, -40.0, 1e9, 0.0],
+            bias: vec![0.0; 7],
+        };
+        assert_eq!(smoothing_of(&norm), [1.0, 1.0, 1.0, 2.0, 4.0, 16.0, 1.0]);
     }
 }

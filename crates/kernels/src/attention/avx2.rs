@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::Head;
 use super::stream::{self, Group, Scratch, Steps};
-use crate::avx2::exp;
+use crate::avx2::exp2;
 use crate::tile::avx2::{Pair, add, load_line, multiply_add, store_line, zero};
 use crate::tile::{F32x16, ROWS};
 
@@ -22,7 +22,7 @@ pub(super) fn attend(
             score(keys, queries, scores);
         },
         rescale: |group: &mut Group, scores: &mut [F32x16]| rescale(group, scores),
-        gather_values: |values: &[f32], weights: &[F32x16], sums: &mut [F32x16]| {
+        gather_values: |values: &[[f32; ROWS]], weights: &[F32x16], sums: &mut [F32x16]| {
             gather_values(values, weights, sums);
         },
     };
@@ -43,11 +43,11 @@ fn rescale(group: &mut Group, scores: &mut [F32x16]) {
     }
     let mut block_totals = zero();
     for line in scores {
-        let weights = exp_difference(load_line(line), largest);
+        let weights = exp2_difference(load_line(line), largest);
         block_totals = add(block_totals, weights);
         store_line(line, weights);
     }
-    let scale = exp_difference(before, largest);
+    let scale = exp2_difference(before, largest);
     let totals = add(multiply(load_line(&group.totals), scale), block_totals);
     store_line(&mut group.largest, largest);
     store_line(&mut group.totals, totals);
@@ -57,13 +57,13 @@ fn rescale(group: &mut Group, scores: &mut [F32x16]) {
     }
 }
 
-/// exp(a - b), where no a is above its b.
+/// 2 to the power of a - b, where no a is above its b.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn exp_difference(a: Pair, b: Pair) -> Pair {
+fn exp2_difference(a: Pair, b: Pair) -> Pair {
     [
-        exp(_mm256_sub_ps(a[0], b[0])),
-        exp(_mm256_sub_ps(a[1], b[1])),
+        exp2(_mm256_sub_ps(a[0], b[0])),
+        exp2(_mm256_sub_ps(a[1], b[1])),
     ]
 }
 
@@ -94,10 +94,8 @@ fn score(keys: &[f32], queries: &[F32x16], scores: &mut [F32x16]) {
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 fn score_tile<const R: usize>(keys: &[f32], queries: &[F32x16], scores: &mut [F32x16]) {
-    let mut rows = [&keys[..0]; R];
-    for (row, key) in rows.iter_mut().zip(keys.chunks_exact(queries.len())) {
-        *row = key;
-    }
+    let len = queries.len();
+    let rows: [&[f32]; R] = std::array::from_fn(|row| &keys[row * len..][..len]);
     let mut sums = [zero(); R];
     for (step, queries) in queries.iter().enumerate() {
         let queries = load_line(queries);
@@ -112,32 +110,23 @@ fn score_tile<const R: usize>(keys: &[f32], queries: &[F32x16], scores: &mut [F3
 
 /// See [`Steps::gather_values`].
 #[target_feature(enable = "avx2,fma")]
-fn gather_values(values: &[f32], weights: &[F32x16], sums: &mut [F32x16]) {
-    let head_dim = sums.len();
-    for (tile, sums) in sums.chunks_mut(ROWS).enumerate() {
-        let values = &values[tile * ROWS..];
-        match sums.len() {
-            1 => value_tile::<1>(values, head_dim, weights, sums),
-            2 => value_tile::<2>(values, head_dim, weights, sums),
-            3 => value_tile::<3>(values, head_dim, weights, sums),
-            4 => value_tile::<4>(values, head_dim, weights, sums),
-            5 => value_tile::<5>(values, head_dim, weights, sums),
-            _ => value_tile::<ROWS>(values, head_dim, weights, sums),
-        }
+fn gather_values(values: &[[f32; ROWS]], weights: &[F32x16], sums: &mut [F32x16]) {
+    match sums.len() {
+        1 => value_tile::<1>(values, weights, sums),
+        2 => value_tile::<2>(values, weights, sums),
+        3 => value_tile::<3>(values, weights, sums),
+        4 => value_tile::<4>(values, weights, sums),
+        5 => value_tile::<5>(values, weights, sums),
+        _ => value_tile::<ROWS>(values, weights, sums),
     }
 }
 
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn value_tile<const R: usize>(
-    values: &[f32],
-    head_dim: usize,
-    weights: &[F32x16],
-    sums: &mut [F32x16],
-) {
+fn value_tile<const R: usize>(values: &[[f32; ROWS]], weights: &[F32x16], sums: &mut [F32x16]) {
     let mut block_sums = [zero(); R];
-    for (values, weights) in values.chunks(head_dim).zip(weights) {
-        let (values, weights) = (&values[..R], load_line(weights));
+    for (values, weights) in values.iter().zip(weights) {
+        let weights = load_line(weights);
         for row in 0..R {
             block_sums[row] = multiply_add(values[row], weights, block_sums[row]);
         }

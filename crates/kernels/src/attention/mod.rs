@@ -46,16 +46,36 @@ pub fn attention(
     head_dim: usize,
     out: &mut [f32],
 ) {
-    check_sequences(cu_seqlens, qkv.len(), 3 * num_heads * head_dim);
-    assert_eq!(out.len() * 3, qkv.len(), "output for the tokens of qkv");
     let tasks = Tasks::new(cu_seqlens, num_heads);
+    let all = 0..tasks.count();
+    attention_tasks(cpu, scratch, qkv, head_dim, &tasks, all, out);
+}
+
+/// Does a part of [`attention`]: the tasks of a range, with their part of `out`. All of them once, in
+/// whatever calls, write what [`attention`] writes.
+///
+/// # Panics
+/// If the lengths do not agree.
+pub fn attention_tasks(
+    cpu: &Cpu,
+    scratch: &mut AttentionScratch,
+    qkv: &[f32],
+    head_dim: usize,
+    tasks: &Tasks<'_>,
+    part: Range<usize>,
+    out: &mut [f32],
+) {
+    let num_heads = tasks.num_heads;
+    check_sequences(tasks.cu_seqlens, qkv.len(), 3 * num_heads * head_dim);
+    assert_eq!(out.len() * 3, qkv.len(), "output for the tokens of qkv");
+    assert!(part.end <= tasks.count, "tasks of this batch");
     let out = DisjointSlice::new(out);
     scratch.scores.prepare(cpu.threads());
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     scratch.stream.prepare(cpu.threads());
     let scratch = &*scratch;
-    cpu.pool().run(tasks.count, &|task, worker| {
-        let (sequence, head, queries) = tasks.task(task);
+    cpu.pool().run(part.len(), &|task, worker| {
+        let (sequence, head, queries) = tasks.task(part.start + task);
         let head = Head {
             qkv: &qkv[sequence.start * 3 * num_heads * head_dim
                 ..sequence.end * 3 * num_heads * head_dim],
@@ -88,7 +108,8 @@ pub(crate) fn check_sequences(cu_seqlens: &[u32], len: usize, width: usize) {
 
 /// How the work is cut: for each sequence, for each head, chunks of queries. The chunks of a head
 /// follow each other, so that its keys and values stay in a cache.
-struct Tasks<'a> {
+#[derive(Debug)]
+pub struct Tasks<'a> {
     cu_seqlens: &'a [u32],
     num_heads: usize,
     /// The first task of each sequence.
@@ -97,7 +118,8 @@ struct Tasks<'a> {
 }
 
 impl Tasks<'_> {
-    fn new(cu_seqlens: &[u32], num_heads: usize) -> Tasks<'_> {
+    /// The tasks of a batch; `cu_seqlens` as in [`attention`].
+    pub fn new(cu_seqlens: &[u32], num_heads: usize) -> Tasks<'_> {
         let mut first = Vec::with_capacity(cu_seqlens.len());
         let mut count = 0;
         for ends in cu_seqlens.windows(2) {
@@ -111,6 +133,23 @@ impl Tasks<'_> {
             first,
             count,
         }
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// The tasks from `first` on that score about `scores` pairs of a query and a key, but at least one.
+    pub fn part(&self, first: usize, scores: usize) -> Range<usize> {
+        let mut end = first;
+        let mut sum = 0;
+        while end < self.count && (end == first || sum < scores) {
+            let (tokens, _, queries) = self.task(end);
+            sum += tokens.len() * queries.len();
+            end += 1;
+        }
+        first..end
     }
 
     /// The tokens of the sequence, the head, and the queries counted from the sequence's start.
@@ -327,6 +366,27 @@ mod tests {
                     let one = run(&alone, qkv, &[0, tokens.len() as u32], shape);
                     prop_assert_eq!(bits(&one), bits(&packed[tokens.start * 32..tokens.end * 32]));
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn parts_write_what_one_call_writes() {
+        let (shape, cu_seqlens) = ((2, 16), ends_of(&[300, 0, 7, 40]));
+        let qkv = uniform(3, 347 * 96);
+        let tasks = Tasks::new(&cu_seqlens, shape.0);
+        for cpu in cpus(2) {
+            let whole = run(&cpu, &qkv, &cu_seqlens, shape);
+            for scores in [0, 5000, usize::MAX] {
+                let mut out = vec![f32::NAN; qkv.len() / 3];
+                let mut scratch = AttentionScratch::default();
+                let mut first = 0;
+                while first < tasks.count() {
+                    let part = tasks.part(first, scores);
+                    first = part.end;
+                    attention_tasks(&cpu, &mut scratch, &qkv, 16, &tasks, part, &mut out);
+                }
+                assert_eq!(bits(&out), bits(&whole));
             }
         }
     }

@@ -1,8 +1,9 @@
 //! The exact GELU with NEON.
 
 use std::arch::aarch64::*;
+use std::f32::consts::LOG2_E;
 
-use crate::neon::{exp, load, load_partial, store, store_partial};
+use crate::neon::{exp2, load, load_partial, store, store_partial};
 
 /// Applies [`gelu`] to each number.
 #[target_feature(enable = "neon")]
@@ -48,7 +49,7 @@ pub(crate) fn gelu(x: float32x4_t) -> float32x4_t {
     for coefficient in &MILLS[1..] {
         mills = vfmaq_f32(vdupq_n_f32(*coefficient), mills, w);
     }
-    let exponential = exp(vmulq_n_f32(vmulq_f32(t, t), -0.5));
+    let exponential = exp2(vmulq_n_f32(vmulq_f32(t, t), -0.5 * LOG2_E));
     let tail = vmulq_f32(vmulq_f32(mills, exponential), t);
     // Minimum and maximum let a NaN in x through.
     vsubq_f32(vmaxq_f32(vdupq_n_f32(0.0), x), tail)

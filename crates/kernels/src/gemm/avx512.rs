@@ -43,9 +43,9 @@ fn multiply_lines<L>(
     let is_first = block.is_first();
     let steps = Steps {
         zero: _mm512_setzero_ps(),
-        load,
+        load: |[line]: &[L; 1]| load(line),
         prefetch: |line: &L| prefetch(line),
-        multiply_add: |x, columns: &__m512, sums| {
+        multiply_add: |[x]: [u32; 1], columns: &__m512, sums| {
             _mm512_fmadd_ps(_mm512_set1_ps(f32::from_bits(x)), *columns, sums)
         },
         add: |sums, _, line: &mut F32x16| {
@@ -73,9 +73,9 @@ fn multiply_integers(
     let panel_len = lines.len() / (tile.len() / block.rows.len());
     let steps = Steps {
         zero: _mm512_setzero_si512(),
-        load: |line: &Words| load_words(line),
+        load: |[line]: &[Words; 1]| load_words(line),
         prefetch: |line: &Words| prefetch(line),
-        multiply_add: |x: u32, columns: &__m512i, sums| {
+        multiply_add: |[x]: [u32; 1], columns: &__m512i, sums| {
             dot(sums, _mm512_set1_epi32(x.cast_signed()), *columns)
         },
         add: |sums, place: Place, line: &mut F32x16| {

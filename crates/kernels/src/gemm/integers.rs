@@ -13,11 +13,15 @@
 //! 8191 · 262 028 = 2 146 271 348 < 2^31 - 1 = 2 147 483 647. Normally distributed weights get
 //! about ±3600 that way; a bound by the largest weight alone would give ±1023.
 //!
-//! **8 bits.** Rows: from 0 to 255; the least number (or 0) becomes 0 and the largest (or 0) 255,
-//! so that numbers which are all on one side, as after GELU, use the whole range. Weights: AVX2
-//! sums two products in 16 bits, and AVX-512 shall have the same integers. So the largest sum of
-//! two neighbours' magnitudes becomes 127, after rounding 128 at most: 255 · 128 = 32 640 <= 32 767.
-//! A block: 128 · 32 640 = 4 177 920, and `zero` times the sum of the weights as much again.
+//! **8 bits.** Rows: from 0 to 191; the least number (or 0) becomes 0 and the largest (or 0) 191,
+//! so that numbers which are all on one side, as after GELU, use the whole range; 192 where both
+//! ends are rounded up. Weights: AVX2 sums four products in 16 bits, those of two words, and other
+//! processors shall have the same integers. So the largest sum of four magnitudes becomes 168,
+//! after rounding 170 at most: 192 · 170 = 32 640 <= 32 767. No weight passes 127.
+//! A block: 64 · 32 640 = 2 088 960, and `zero` times the sum of the weights as much again. That sum
+//! is 64 · 170 = 10 880 at most, 16 bits, as is `zero`.
+//! 191 and 168 share the 16 bits out so that rows and normally distributed weights get steps of
+//! about the same size.
 
 use std::ops::Range;
 
@@ -40,9 +44,12 @@ const ROW_MAX: f32 = 8191.0;
 const WEIGHT_MAX: f32 = 32_767.0;
 const WEIGHT_SUM_MAX: f32 = 261_900.0;
 /// Largest number of a row of 8 bits.
-const ROW_RANGE: f32 = 255.0;
-/// Largest sum of the magnitudes of two neighbouring weights of 8 bits, before rounding.
-const WEIGHT_PAIR_MAX: f32 = 127.0;
+const ROW_RANGE: f32 = 191.0;
+/// Largest weight of 8 bits, and largest sum of the magnitudes of a four before rounding.
+const BYTE_MAX: f32 = 127.0;
+const WEIGHT_FOUR_MAX: f32 = 168.0;
+/// Weights of two words, of which each half of the words makes a four.
+const TWO_WORDS: usize = 8;
 
 /// Words that a block of k takes at most.
 pub(super) const WORDS: usize = K_BLOCK / 2;
@@ -70,9 +77,12 @@ impl Integers {
         (integer.cast_unsigned() & mask) << (index % self.per_word() * bits)
     }
 
-    /// Words of `count` numbers; the last is filled with zeros.
+    /// Words of `count` numbers; the last is filled with zeros, and words of bytes come by two.
     pub(super) fn words(self, count: usize) -> usize {
-        count.div_ceil(self.per_word())
+        match self {
+            Integers::Bits16 => count.div_ceil(2),
+            Integers::Bits8 => count.div_ceil(TWO_WORDS) * 2,
+        }
     }
 
     /// Bits of the words of rows that are the other way round for an instruction set. NEON
@@ -105,16 +115,21 @@ impl Integers {
     /// What weights of a block are multiplied with to get integers.
     fn weight_inverse(self, column: &[f32]) -> f32 {
         let magnitudes = column.iter().map(|number| number.abs());
+        let largest = magnitudes.clone().fold(0.0, f32::max);
         match self {
             Integers::Bits16 => {
-                let sum: f32 = magnitudes.clone().sum();
-                let largest = magnitudes.fold(0.0, f32::max);
+                let sum: f32 = magnitudes.sum();
                 (WEIGHT_MAX / largest).min(WEIGHT_SUM_MAX / sum)
             }
             Integers::Bits8 => {
-                let pairs = column.chunks(2);
-                let sums = pairs.map(|pair| pair.iter().map(|number| number.abs()).sum());
-                WEIGHT_PAIR_MAX / sums.fold(0.0, f32::max)
+                let fours = column.chunks(TWO_WORDS).flat_map(|numbers| {
+                    let mut fours = [0.0_f32; 2];
+                    for (index, number) in numbers.iter().enumerate() {
+                        fours[index / 2 % 2] += number.abs();
+                    }
+                    fours
+                });
+                (BYTE_MAX / largest).min(WEIGHT_FOUR_MAX / fours.fold(0.0, f32::max))
             }
         }
     }
@@ -136,11 +151,6 @@ impl Integers {
         }
         for (index, number) in numbers.iter().enumerate() {
             let integer = round(number * scale.inverse) + scale.zero;
-            let integer = match self {
-                Integers::Bits16 => integer,
-                // Both ends may be rounded up.
-                Integers::Bits8 => integer.min(255),
-            };
             words[index / self.per_word()] |= self.place(integer, index);
         }
         scale

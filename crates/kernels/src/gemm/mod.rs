@@ -13,7 +13,8 @@
 //! # Integers
 //! Weights may be packed as 16-bit or 8-bit integers ([`Format`]); then the rows of `x` become
 //! integers as they are packed, and products are summed as integers within a block of k and in f32
-//! over the blocks. Ranges, scales, rounding and why nothing overflows: `integers.rs`. Adapters,
+//! over the blocks. Columns of `x` that are known to be large may be smoothed first
+//! ([`PackedMatrix::pack_smoothed`]). Ranges, scales, rounding and why nothing overflows: `integers.rs`. Adapters,
 //! bias and epilogue stay in f32.
 //!
 //! # Order of sums
@@ -65,6 +66,10 @@ const PANELS_AT_ONCE: usize = 4;
 
 /// Tasks that each thread should find, so that none waits long for the others at the end.
 const TASKS_PER_THREAD: usize = 6;
+
+/// Rows that are finished before the next columns of the others: rows of `out` lie a multiple of
+/// 4 KiB apart, so the lines of many more would fall into the same few sets of a cache.
+const FINISHED_ROWS: usize = 4 * ROWS;
 
 /// What is done with each number of the product before it is written.
 #[derive(Clone, Copy, Debug)]
@@ -140,13 +145,18 @@ pub fn product(cpu: &Cpu, scratch: &mut GemmScratch, product: &Product<'_>, out:
                 neon => neon::multiply(&block, tile),
             );
         }
-        for (panel, sums) in panels.zip(tile.chunks_exact(rows.len())) {
-            per_isa!(
-                cpu.isa(),
-                portable => portable::finish(&finish, rows.clone(), panel, sums),
-                avx2 => avx2::finish(&finish, rows.clone(), panel, sums),
-                neon => neon::finish(&finish, rows.clone(), panel, sums),
-            );
+        for start in rows.clone().step_by(FINISHED_ROWS) {
+            let part = start..rows.end.min(start + FINISHED_ROWS);
+            let lines = part.start - rows.start..part.end - rows.start;
+            for (panel, sums) in panels.clone().zip(tile.chunks_exact(rows.len())) {
+                let (part, sums) = (part.clone(), &sums[lines.clone()]);
+                per_isa!(
+                    cpu.isa(),
+                    portable => portable::finish(&finish, part, panel, sums),
+                    avx2 => avx2::finish(&finish, part, panel, sums),
+                    neon => neon::finish(&finish, part, panel, sums),
+                );
+            }
         }
     });
 }
@@ -249,11 +259,13 @@ impl<'a> Block<'a> {
     }
 
     /// The packed rows of a panel of the task.
+    #[inline(always)]
     fn x_steps(&self, panel: usize) -> &'a [[u32; ROWS]] {
         self.x.steps(self.rows.start / ROWS + panel, self.k.clone())
     }
 
     /// Scale and zero of the integers of a row of the task.
+    #[inline(always)]
     fn x_scale(&self, row: usize) -> (f32, i32) {
         self.x.scale(self.rows.start + row, self.k.start / K_BLOCK)
     }

@@ -8,9 +8,8 @@
 //! **8 bits.** Rows come as signed bytes, 128 less than they are ([`Integers::flipped_bits`]); what
 //! that takes from a sum is 128 times the sum of the weights, and `zero` being 128 less gives it
 //! back. Where the processor has dot products of four bytes, one instruction does four columns.
-//! Elsewhere products are summed by two in 16 bits, which hold them: two neighbouring weights have
-//! magnitudes of 128 together at most, and 128 · 128 = 16 384 <= 32 767. Both are exact, so they
-//! give the same bits.
+//! Elsewhere products are summed by two in 16 bits, which hold them: no weight passes 127, and
+//! 2 · 128 · 127 = 32 512 <= 32 767. Both are exact, so they give the same bits.
 
 use std::arch::aarch64::*;
 use std::arch::{asm, is_aarch64_feature_detected};
@@ -61,9 +60,11 @@ fn multiply_lines<L>(
     let is_first = block.is_first();
     let steps = Steps {
         zero: zero(),
-        load,
+        load: |[line]: &[L; 1]| load(line),
         prefetch: |line: &L| prefetch(line),
-        multiply_add: |x, columns: &Quad, sums| multiply_add(f32::from_bits(x), *columns, sums),
+        multiply_add: |[x]: [u32; 1], columns: &Quad, sums| {
+            multiply_add(f32::from_bits(x), *columns, sums)
+        },
         add: |sums, _, line: &mut F32x16| {
             let sums = if is_first {
                 sums
@@ -82,7 +83,7 @@ fn multiply_16_bits(block: &Block<'_>, lines: &[Words], tile: &mut [F32x16]) {
     let steps = Steps {
         zero: [vdupq_n_s32(0); 4],
         // The first numbers of the words of columns 0 to 7, the second ones, both of 8 to 15.
-        load: |line: &Words| {
+        load: |[line]: &[Words; 1]| {
             let words = load_words_of(line);
             let part = |part: usize| vreinterpretq_s16_u32(words[part]);
             [
@@ -93,7 +94,7 @@ fn multiply_16_bits(block: &Block<'_>, lines: &[Words], tile: &mut [F32x16]) {
             ]
         },
         prefetch: |line: &Words| prefetch(line),
-        multiply_add: |x: u32, columns: &[int16x8_t; 4], sums: IntegerQuad| {
+        multiply_add: |[x]: [u32; 1], columns: &[int16x8_t; 4], sums: IntegerQuad| {
             let x = vreinterpret_s16_u32(vdup_n_u32(x));
             let halves = |first: int16x8_t, second: int16x8_t, low, high| {
                 let low = vmlal_lane_s16::<0>(low, vget_low_s16(first), x);
@@ -119,9 +120,9 @@ fn multiply_8_bits(block: &Block<'_>, lines: &[Words], tile: &mut [F32x16]) {
     let head = heads(block, lines, tile);
     let steps = Steps {
         zero: [vdupq_n_s32(0); 4],
-        load: |line: &Words| load_bytes(line),
+        load: |[line]: &[Words; 1]| load_bytes(line),
         prefetch: |line: &Words| prefetch(line),
-        multiply_add: |x: u32, columns: &[int8x16_t; 4], sums: IntegerQuad| {
+        multiply_add: |[x]: [u32; 1], columns: &[int8x16_t; 4], sums: IntegerQuad| {
             let x = vreinterpretq_s8_u32(vdupq_n_u32(x));
             let part = |part: usize| {
                 let low = vmull_s8(vget_low_s8(columns[part]), vget_low_s8(x));
@@ -142,9 +143,9 @@ fn multiply_8_bits_by_dot(block: &Block<'_>, lines: &[Words], tile: &mut [F32x16
     let head = heads(block, lines, tile);
     let steps = Steps {
         zero: [vdupq_n_s32(0); 4],
-        load: |line: &Words| load_bytes(line),
+        load: |[line]: &[Words; 1]| load_bytes(line),
         prefetch: |line: &Words| prefetch(line),
-        multiply_add: |x: u32, columns: &[int8x16_t; 4], sums: IntegerQuad| {
+        multiply_add: |[x]: [u32; 1], columns: &[int8x16_t; 4], sums: IntegerQuad| {
             let x = f32::from_bits(x);
             [
                 dot(columns[0], x, sums[0]),

@@ -139,6 +139,8 @@ pub struct PackedMatrix {
     n: usize,
     k: usize,
     lines: PackedLines,
+    /// What the numbers of a row are multiplied with before they become integers, if anything.
+    inverse_smoothing: Option<Vec<f32>>,
 }
 
 enum PackedLines {
@@ -163,24 +165,73 @@ impl PackedMatrix {
     /// # Panics
     /// If `k` is 0, a block is no whole number of rows, or one is not bf16 that is to stay it.
     pub fn pack(cpu: &Cpu, blocks: &[Rows<'_>], k: usize, format: Format) -> PackedMatrix {
+        PackedMatrix::pack_by(cpu, blocks, k, format, &vec![1.0; k])
+    }
+
+    /// The same with the step from large numbers of `x` to small ones taken by the weights (Xiao et
+    /// al. 2023, SmoothQuant, eq. 3): before they become integers, column j of the weights is
+    /// multiplied with `smoothing[j]` and number j of a row divided by it. Nothing is, and need be,
+    /// where products are in f32.
+    ///
+    /// # Panics
+    /// Also if `smoothing` is not `k` powers of 2.
+    pub fn pack_smoothed(
+        cpu: &Cpu,
+        blocks: &[Rows<'_>],
+        k: usize,
+        format: Format,
+        smoothing: &[f32],
+    ) -> PackedMatrix {
+        match format.integers() {
+            Some(_) => {
+                PackedMatrix::pack_by(cpu, blocks, k, format, smoothing).with_smoothing(smoothing)
+            }
+            None => PackedMatrix::pack(cpu, blocks, k, format),
+        }
+    }
+
+    /// The same matrix when its bytes are those of one that was packed with this smoothing.
+    ///
+    /// # Panics
+    /// If `smoothing` is not as many powers of 2 as the matrix has columns.
+    pub fn with_smoothing(mut self, smoothing: &[f32]) -> PackedMatrix {
+        assert_eq!(smoothing.len(), self.k, "smoothing of the columns");
+        let is_power = |number: &f32| number.is_normal() && number.to_bits() << 9 == 0;
+        assert!(smoothing.iter().all(is_power), "smoothing by powers of 2");
+        let is_needed = self.integers().is_some() && smoothing.iter().any(|number| *number != 1.0);
+        let inverse = || smoothing.iter().map(|number| number.recip()).collect();
+        self.inverse_smoothing = is_needed.then(inverse);
+        self
+    }
+
+    fn pack_by(
+        cpu: &Cpu,
+        blocks: &[Rows<'_>],
+        k: usize,
+        format: Format,
+        factors: &[f32],
+    ) -> PackedMatrix {
         assert!(k > 0, "weights without columns");
+        assert_eq!(factors.len(), k, "a factor for each column");
         if format == Format::Bf16 {
             assert_eq!(Format::lossless(blocks), format, "blocks of bf16");
         }
         let rows: Vec<Rows<'_>> = blocks.iter().flat_map(|block| block.split(k)).collect();
         let integers = |integers: Integers| {
-            pack_lines(cpu, &rows, k, format, |columns, lines| {
+            pack_lines(cpu, &rows, factors, format, |columns, lines| {
                 integers.pack_panel(columns, lines);
             })
         };
         let lines = match format {
-            Format::F32 => PackedLines::F32(pack_lines(cpu, &rows, k, format, |columns, lines| {
-                for (step, line) in lines.iter_mut().enumerate() {
-                    *line = F32x16(columns.map(|column| column[step]));
-                }
-            })),
+            Format::F32 => {
+                PackedLines::F32(pack_lines(cpu, &rows, factors, format, |columns, lines| {
+                    for (step, line) in lines.iter_mut().enumerate() {
+                        *line = F32x16(columns.map(|column| column[step]));
+                    }
+                }))
+            }
             Format::Bf16 => {
-                PackedLines::Bf16(pack_lines(cpu, &rows, k, format, |columns, lines| {
+                PackedLines::Bf16(pack_lines(cpu, &rows, factors, format, |columns, lines| {
                     for (step, line) in lines.iter_mut().enumerate() {
                         *line = Bf16x16::narrow(&columns.map(|column| column[step]));
                     }
@@ -193,6 +244,7 @@ impl PackedMatrix {
             n: rows.len(),
             k,
             lines,
+            inverse_smoothing: None,
         }
     }
 
@@ -213,7 +265,12 @@ impl PackedMatrix {
             Format::Int16 => PackedLines::Int16(Storage::shared(owner, range, len)?),
             Format::Int8 => PackedLines::Int8(Storage::shared(owner, range, len)?),
         };
-        Some(PackedMatrix { n, k, lines })
+        Some(PackedMatrix {
+            n,
+            k,
+            lines,
+            inverse_smoothing: None,
+        })
     }
 
     /// Rows of the matrix, columns of the product.
@@ -243,6 +300,10 @@ impl PackedMatrix {
             PackedLines::Bf16(lines) => lines.bytes(),
             PackedLines::Int16(lines) | PackedLines::Int8(lines) => lines.bytes(),
         }
+    }
+
+    pub(super) fn inverse_smoothing(&self) -> Option<&[f32]> {
+        self.inverse_smoothing.as_deref()
     }
 
     pub(super) fn integers(&self) -> Option<Integers> {
@@ -279,14 +340,15 @@ impl PackedMatrix {
 }
 
 /// The lines of a whole matrix; `fill` sets those of one panel and block of k from the numbers of
-/// its columns, which are zeros past the last one.
+/// its columns times `factors`, which are zeros past the last one.
 fn pack_lines<L: Copy + Default + Send>(
     cpu: &Cpu,
     rows: &[Rows<'_>],
-    k: usize,
+    factors: &[f32],
     format: Format,
     fill: impl Fn(&[[f32; K_BLOCK]; COLUMNS], &mut [L]) + Sync,
 ) -> Storage<L> {
+    let k = factors.len();
     let mut lines = vec![L::default(); format.len(rows.len(), k)];
     let mut rest = &mut lines[..];
     for k in k_blocks(k) {
@@ -298,7 +360,10 @@ fn pack_lines<L: Copy + Default + Send>(
                 let mut columns = [[0.0; K_BLOCK]; COLUMNS];
                 let rows = rows.iter().skip(panel * COLUMNS);
                 for (row, column) in rows.zip(&mut columns) {
-                    row.each(k.clone(), |step, number| column[step] = number);
+                    let factors = &factors[k.clone()];
+                    row.each(k.clone(), |step, number| {
+                        column[step] = number * factors[step]
+                    });
                 }
                 fill(&columns, lines);
             });

@@ -51,7 +51,10 @@ impl PackedRows {
             let (scales, side) = rest.split_at_mut(scales);
             let x = &x[rows.start * k..rows.end * k];
             match integers {
-                Some(integers) => interleave_integers(cpu, integers, x, k, steps, scales),
+                Some(integers) => {
+                    let smoothing = weights.inverse_smoothing();
+                    interleave_integers(cpu, integers, smoothing, x, k, steps, scales);
+                }
                 None => interleave(x, k, steps, |number| number.to_bits()),
             }
             side_products(cpu, rows, x, segments, side);
@@ -61,6 +64,7 @@ impl PackedRows {
     }
 
     /// The steps of a panel over one block of k.
+    #[inline(always)]
     pub(super) fn steps(&self, panel: usize, k: Range<usize>) -> &[[u32; ROWS]] {
         let steps = match self.integers {
             Some(integers) => integers.words(k.start)..integers.words(k.end),
@@ -70,6 +74,7 @@ impl PackedRows {
     }
 
     /// Scale and zero of the integers of a row in one block of k.
+    #[inline(always)]
     pub(super) fn scale(&self, row: usize, block: usize) -> (f32, i32) {
         let first = row / ROWS * self.depth + self.steps + block * ROW_HEAD;
         let [scale, zero] = [0, 1].map(|line| self.lines[first + line][row % ROWS]);
@@ -102,17 +107,26 @@ fn interleave<T: Copy>(rows: &[T], len: usize, lines: &mut [[u32; ROWS]], bits: 
 fn interleave_integers(
     cpu: &Cpu,
     integers: Integers,
+    inverse_smoothing: Option<&[f32]>,
     x: &[f32],
     k: usize,
     steps: &mut [[u32; ROWS]],
     scales: &mut [[u32; ROWS]],
 ) {
     let mut words = [0; ROWS * WORDS];
+    let mut smoothed = [0.0; K_BLOCK];
     for (k_block, scales) in k_blocks(k).zip(scales.chunks_exact_mut(ROW_HEAD)) {
         let len = integers.words(k_block.len());
         let rows = x.chunks_exact(k).zip(words.chunks_exact_mut(len));
         for (lane, (x, words)) in rows.enumerate() {
-            let numbers = &x[k_block.clone()];
+            let mut numbers = &x[k_block.clone()];
+            if let Some(factors) = inverse_smoothing {
+                let factors = &factors[k_block.clone()];
+                for ((smoothed, number), factor) in smoothed.iter_mut().zip(numbers).zip(factors) {
+                    *smoothed = number * factor;
+                }
+                numbers = &smoothed[..numbers.len()];
+            }
             let RowScale { scale, zero, .. } = per_isa!(
                 cpu.isa(),
                 portable => integers.pack_row(numbers, words),

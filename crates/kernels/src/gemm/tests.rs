@@ -186,13 +186,17 @@ fn rounded_terms(x: &[f32], weights: &[f32], bits: u32) -> Vec<f64> {
                 rounded(weights, inverse, -32_767.0..=32_767.0),
             )
         } else {
-            let pairs = weights
-                .chunks(2)
-                .map(|pair| pair.iter().map(|w| w.abs()).sum::<f32>());
-            let inverse = 127.0 / pairs.fold(0.0, f32::max);
+            let four = |eight: &[f32], places: [usize; 4]| -> f32 {
+                let numbers = places.iter().filter_map(|place| eight.get(*place));
+                numbers.map(|weight| weight.abs()).sum()
+            };
+            let fours = weights
+                .chunks(8)
+                .map(|eight| four(eight, [0, 1, 4, 5]).max(four(eight, [2, 3, 6, 7])));
+            let inverse = (127.0 / largest(weights)).min(168.0 / fours.fold(0.0, f32::max));
             let range = extreme(x, 1.0) + extreme(x, -1.0);
             (
-                rounded(x, 255.0 / range, -255.0..=255.0),
+                rounded(x, 191.0 / range, -191.0..=191.0),
                 rounded(weights, inverse, -127.0..=127.0),
             )
         };
@@ -341,6 +345,67 @@ fn the_largest_integers_do_not_overflow() {
                 "{out:?}"
             );
         }
+    }
+}
+
+#[test]
+fn smoothing_takes_a_large_number_s_error_away_and_nothing_else() {
+    let (k, n) = (300, 40);
+    let mut x = uniform(7, k);
+    x[17] *= 64.0;
+    let weights = uniform(8, n * k);
+    let bytes: Vec<u8> = weights.iter().flat_map(|x| x.to_le_bytes()).collect();
+    let mut smoothing = vec![1.0; k];
+    smoothing[17] = 8.0;
+    let terms = |row: &[f32]| -> f64 {
+        let pairs = x.iter().zip(row);
+        pairs.map(|(x, y)| f64::from(*x) * f64::from(*y)).sum()
+    };
+    let expected: Vec<f64> = weights.chunks_exact(k).map(terms).collect();
+    let mut first: Option<Vec<u32>> = None;
+    for cpu in cpus(1) {
+        let product = |weights: &PackedMatrix| {
+            let operands = Product {
+                x: &x,
+                weights,
+                bias: &[0.0; 40],
+                segments: &[Segment {
+                    rows: 0..1,
+                    lora: None,
+                }],
+                epilogue: Epilogue::Bias,
+            };
+            let mut out = vec![f32::NAN; n];
+            product(&cpu, &mut GemmScratch::default(), &operands, &mut out);
+            out
+        };
+        let error = |out: &[f32]| -> f64 {
+            let pairs = out.iter().zip(&expected);
+            pairs.map(|(a, b)| (f64::from(*a) - b).powi(2)).sum()
+        };
+        let rows = [Rows::F32(&bytes)];
+        let plain = product(&PackedMatrix::pack(&cpu, &rows, k, Format::Int8));
+        let packed = PackedMatrix::pack_smoothed(&cpu, &rows, k, Format::Int8, &smoothing);
+        let smoothed = product(&packed);
+        assert!(error(&smoothed) < error(&plain) / 8.0);
+        if let Some(first) = &first {
+            let scale = expected.iter().fold(0.0, |a: f64, b| a.max(b.abs()));
+            let pairs = first.iter().zip(&smoothed);
+            let is_near = |(a, b): (&u32, &f32)| {
+                f64::from((f32::from_bits(*a) - b).abs()) <= TOLERANCE * scale
+            };
+            assert!(pairs.into_iter().all(is_near), "{:?}", cpu.isa());
+        }
+        first = Some(bits(&smoothed));
+        let exact = product(&PackedMatrix::pack_smoothed(
+            &cpu,
+            &rows,
+            k,
+            Format::F32,
+            &smoothing,
+        ));
+        let plain = product(&PackedMatrix::pack(&cpu, &rows, k, Format::F32));
+        assert_eq!(bits(&exact), bits(&plain));
     }
 }
 

@@ -4,13 +4,15 @@
 //! inputs -> pieces -> tokenised on the blocking pool -> queue -> policy -> worker -> rows per request
 //! ```
 //!
-//! - `policy`: which texts run next, a pure function
+//! - `policy`: who comes before whom, and when a running batch gives way
+//! - `fair_queue`: what waits, in that order
 //! - `queue`: the texts that wait, and the requests that they belong to
-//! - `worker`: the thread that owns the forward pass
+//! - `worker`: the thread that runs the model, step by step
 //!
 //! Routes call [`Batcher::embed`], or [`Batcher::tokenize`] and [`Batcher::forward`] when they pool
 //! other spans than whole texts.
 
+mod fair_queue;
 mod policy;
 mod queue;
 mod worker;
@@ -22,11 +24,13 @@ use std::time::{Duration, Instant};
 use quintet_engine::batch::Sequence;
 use quintet_engine::{Content, EmbedError, Embedder, Input, Prepared, Task, Truncate};
 use tokio::sync::Semaphore;
+use tracing::Instrument;
 
 use crate::budget::{Budget, Reservation};
 use crate::metrics::Metrics;
 
-pub use policy::{BatchLimits, Entry, Tier, VirtualClock, next_batch};
+pub use fair_queue::{Batch, FairQueue};
+pub use policy::{BatchLimits, Running, Tier, Urgency, VirtualClock, VirtualTime};
 pub use queue::{ForwardFailed, Forwarded};
 
 /// What the batcher accepts.
@@ -281,8 +285,10 @@ impl Batcher {
         for piece in pieces(inputs) {
             let first = tokenized.len();
             let embedder = Arc::clone(&self.embedder);
+            let span = tracing::info_span!("tokenize", texts = piece.len());
             let texts = self
                 .blocking(move || tokenize_piece(&embedder, &piece, overlong, first))
+                .instrument(span)
                 .await??;
             let tokens = texts
                 .iter()
@@ -333,7 +339,7 @@ impl Batcher {
     }
 
     /// Runs sequences, shared into batches with those of other requests. Dropping the future drops
-    /// whatever has not begun.
+    /// what has not begun, and a batch that nobody else is in.
     ///
     /// # Errors
     /// [`BatchError::Closed`] and [`BatchError::Failed`].
@@ -350,14 +356,22 @@ impl Batcher {
                 forward_time: Duration::ZERO,
             });
         }
+        let span = tracing::info_span!(
+            "forward",
+            texts = sequences.len(),
+            tokens = reservation.amount(),
+            queue_ms = tracing::field::Empty,
+            batches_ms = tracing::field::Empty,
+        );
         let answer = self
             .queue
             .push(sequences, tier, reservation, Instant::now())
             .map_err(|queue::Closed| BatchError::Closed)?;
-        match answer.await {
-            Ok(Ok(forwarded)) => Ok(forwarded),
-            Ok(Err(ForwardFailed)) | Err(_) => Err(BatchError::Failed),
-        }
+        let reply = answer.reply().instrument(span.clone()).await;
+        let forwarded = reply.map_err(|ForwardFailed| BatchError::Failed)?;
+        span.record("queue_ms", forwarded.queue_time.as_secs_f64() * 1e3);
+        span.record("batches_ms", forwarded.forward_time.as_secs_f64() * 1e3);
+        Ok(forwarded)
     }
 
     /// Tokens that wait or run.

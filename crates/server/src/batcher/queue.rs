@@ -1,6 +1,5 @@
 //! What waits for the model: texts of all requests in one place, handed out as batches.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -8,7 +7,8 @@ use std::time::{Duration, Instant};
 use quintet_engine::batch::Sequence;
 use tokio::sync::oneshot;
 
-use super::policy::{BatchLimits, Entry, Tier, VirtualClock, next_batch};
+use super::fair_queue::{Batch, FairQueue};
+use super::policy::{BatchLimits, Running, Tier};
 use crate::budget::Reservation;
 
 /// What the worker gives back for a request.
@@ -45,7 +45,7 @@ struct Progress {
     forward_time: Duration,
     /// `None` once answered.
     reply: Option<oneshot::Sender<Reply>>,
-    /// Tokens of this request, given back before the answer, or when its last text is dropped.
+    /// Tokens of this request, given back before the answer, or when the client hangs up.
     reservation: Option<Reservation>,
 }
 
@@ -55,12 +55,15 @@ impl Job {
     }
 
     /// Whether nobody waits for the answer any more: the client hung up, or it has its answer.
-    fn is_abandoned(&self) -> bool {
-        let progress = self.progress();
-        progress
-            .reply
-            .as_ref()
-            .is_none_or(oneshot::Sender::is_closed)
+    pub(super) fn is_over(&self) -> bool {
+        self.progress().reply.is_none()
+    }
+
+    /// The client hung up. Whether it had no answer yet.
+    fn withdraw(&self) -> bool {
+        let mut progress = self.progress();
+        drop(progress.reservation.take());
+        progress.reply.take().is_some()
     }
 
     /// A batch began in which this request has texts.
@@ -77,6 +80,9 @@ impl Job {
     /// Puts the rows of one text in their place; answers when it was the last.
     pub(super) fn deliver(&self, place: usize, rows: Vec<Vec<f32>>) {
         let mut progress = self.progress();
+        if progress.reply.is_none() {
+            return;
+        }
         progress.pooled[place] = rows;
         progress.left -= 1;
         if progress.left == 0
@@ -92,9 +98,11 @@ impl Job {
         }
     }
 
-    /// Answers that it went wrong; the texts that still wait are dropped from the queue.
+    /// Answers that it went wrong.
     pub(super) fn fail(&self) {
-        if let Some(reply) = self.progress().reply.take() {
+        let mut progress = self.progress();
+        if let Some(reply) = progress.reply.take() {
+            drop(progress.reservation.take());
             let _ = reply.send(Err(ForwardFailed));
         }
     }
@@ -124,15 +132,9 @@ pub(super) struct Queue {
     tokens_per_second: AtomicU64,
 }
 
-/// `entries` and `work` run in parallel: the policy sees the former only.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Waiting {
-    entries: Vec<Entry>,
-    work: Vec<Work>,
-    realtime: VirtualClock,
-    batch: VirtualClock,
-    next_entry: u64,
-    next_job: u64,
+    texts: FairQueue<Work>,
     closed: bool,
 }
 
@@ -140,11 +142,37 @@ struct Waiting {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Closed;
 
+/// The answer of a request to come. Dropping it takes the texts that wait out of the queue.
+#[derive(Debug)]
+pub(super) struct Answer {
+    receiver: oneshot::Receiver<Reply>,
+    queue: Arc<Queue>,
+    job: Arc<Job>,
+}
+
+impl Answer {
+    /// Waits for it.
+    pub(super) async fn reply(mut self) -> Reply {
+        (&mut self.receiver).await.unwrap_or(Err(ForwardFailed))
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if self.job.withdraw() {
+            self.queue.ended([self.job.number]);
+        }
+    }
+}
+
 impl Queue {
     pub(super) fn new(limits: BatchLimits) -> Self {
         Self {
             limits,
-            waiting: Mutex::default(),
+            waiting: Mutex::new(Waiting {
+                texts: FairQueue::new(limits),
+                closed: false,
+            }),
             changed: Condvar::new(),
             tokens_per_second: AtomicU64::new(0),
         }
@@ -154,21 +182,21 @@ impl Queue {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues the texts of one request. Dropping the receiver takes them out again.
+    /// Queues the texts of one request.
     pub(super) fn push(
-        &self,
+        self: &Arc<Self>,
         sequences: Vec<Sequence>,
         tier: Tier,
         reservation: Reservation,
         now: Instant,
-    ) -> Result<oneshot::Receiver<Reply>, Closed> {
+    ) -> Result<Answer, Closed> {
         let (reply, receiver) = oneshot::channel();
         let mut waiting = self.waiting();
         if waiting.closed {
             return Err(Closed);
         }
         let job = Arc::new(Job {
-            number: waiting.next_job,
+            number: waiting.texts.open(tier, now),
             arrived: now,
             progress: Mutex::new(Progress {
                 pooled: vec![Vec::new(); sequences.len()],
@@ -179,28 +207,70 @@ impl Queue {
                 reservation: Some(reservation),
             }),
         });
-        waiting.next_job += 1;
-        waiting.push(sequences, &job, tier, now);
+        for (place, sequence) in sequences.into_iter().enumerate() {
+            let tokens = sequence.token_ids.len();
+            let work = Work {
+                sequence,
+                place,
+                job: Arc::clone(&job),
+            };
+            waiting.texts.push(job.number, tokens, work);
+        }
         drop(waiting);
         self.changed.notify_one();
-        Ok(receiver)
+        Ok(Answer {
+            receiver,
+            queue: Arc::clone(self),
+            job,
+        })
     }
 
     /// Waits for the next batch; `None` when the queue is closed and empty.
-    pub(super) fn take(&self) -> Option<Vec<Work>> {
+    pub(super) fn take(&self) -> Option<Batch<Work>> {
         let mut waiting = self.waiting();
         loop {
-            let batch = waiting.take(Instant::now(), &self.limits);
-            if !batch.is_empty() {
-                return Some(batch);
-            }
-            if waiting.closed {
-                return None;
+            let batch = waiting.texts.next_batch(Instant::now());
+            if batch.is_some() || waiting.closed {
+                return batch;
             }
             waiting = self
                 .changed
                 .wait(waiting)
                 .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// What runs before the rest of a batch, of which a share of 0 to 1 is done and which has lost so
+    /// many tokens' time.
+    pub(super) fn interrupting(
+        &self,
+        batch: &Batch<Work>,
+        done: f64,
+        lost: usize,
+    ) -> Option<Batch<Work>> {
+        let ran = batch.tokens as f64 * done;
+        let running = Running {
+            last: batch.last,
+            patience_ends: batch.oldest + self.limits.batch_tier_patience,
+            ran,
+            left: batch.tokens as f64 - ran,
+            lost: lost as f64,
+        };
+        self.waiting().texts.interrupting(&running, Instant::now())
+    }
+
+    /// Hears that a part of a batch, 0 to 1, has run.
+    pub(super) fn worked(&self, batch: &Batch<Work>, part: f64) {
+        let tokens = batch.tokens as f64 * part;
+        self.waiting().texts.worked(batch.last.tier, tokens);
+    }
+
+    /// Requests are answered or given up: what still waits of them is dropped.
+    pub(super) fn ended(&self, requests: impl IntoIterator<Item = u64>) {
+        for request in requests {
+            let texts = self.waiting().texts.close(request);
+            // Not under the lock: there may be many.
+            drop(texts);
         }
     }
 
@@ -232,72 +302,6 @@ impl Queue {
     }
 }
 
-impl Waiting {
-    fn clock(&mut self, tier: Tier) -> &mut VirtualClock {
-        match tier {
-            Tier::Realtime => &mut self.realtime,
-            Tier::Batch => &mut self.batch,
-        }
-    }
-
-    fn push(&mut self, sequences: Vec<Sequence>, job: &Arc<Job>, tier: Tier, now: Instant) {
-        let lens: Vec<usize> = sequences
-            .iter()
-            .map(|sequence| sequence.token_ids.len())
-            .collect();
-        let tags: Vec<f64> = self.clock(tier).tags(lens.iter().copied()).collect();
-        for (place, (sequence, finish_tag)) in sequences.into_iter().zip(tags).enumerate() {
-            self.entries.push(Entry {
-                tier,
-                finish_tag,
-                number: self.next_entry,
-                tokens: lens[place],
-                arrived: now,
-            });
-            self.next_entry += 1;
-            self.work.push(Work {
-                sequence,
-                place,
-                job: Arc::clone(job),
-            });
-        }
-    }
-
-    /// Drops what nobody waits for, then takes out what the policy chooses.
-    fn take(&mut self, now: Instant, limits: &BatchLimits) -> Vec<Work> {
-        let mut requests: [HashMap<u64, bool>; 2] = Default::default();
-        for index in (0..self.work.len()).rev() {
-            let job = &self.work[index].job;
-            let tier = self.entries[index].tier as usize;
-            let abandoned = *requests[tier]
-                .entry(job.number())
-                .or_insert_with(|| job.is_abandoned());
-            if abandoned {
-                self.work.swap_remove(index);
-                self.entries.swap_remove(index);
-            }
-        }
-        let mut chosen = next_batch(&self.entries, now, limits);
-        for tier in [Tier::Realtime, Tier::Batch] {
-            let entries = chosen.iter().map(|&index| &self.entries[index]);
-            let tokens = entries
-                .filter(|entry| entry.tier == tier)
-                .map(|entry| entry.tokens)
-                .sum();
-            let waiting = requests[tier as usize].values();
-            let waiting = waiting.filter(|&&abandoned| !abandoned).count();
-            self.clock(tier).advance(tokens, waiting);
-        }
-        // From the back, so that the places of those still to be taken stay true.
-        chosen.sort_unstable_by(|a, b| b.cmp(a));
-        let take = |index| {
-            self.entries.swap_remove(index);
-            self.work.swap_remove(index)
-        };
-        chosen.into_iter().map(take).collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use quintet_engine::Task;
@@ -310,12 +314,11 @@ mod tests {
         batch_tier_patience: Duration::from_secs(60),
     };
 
-    fn push(
-        queue: &Queue,
-        budget: &Budget,
-        lens: &[usize],
-        tier: Tier,
-    ) -> oneshot::Receiver<Reply> {
+    fn queue() -> Arc<Queue> {
+        Arc::new(Queue::new(LIMITS))
+    }
+
+    fn push(queue: &Arc<Queue>, budget: &Budget, lens: &[usize], tier: Tier) -> Answer {
         let sequences: Vec<_> = lens
             .iter()
             .map(|&len| Sequence::whole(vec![7; len], Task::RAW))
@@ -327,8 +330,9 @@ mod tests {
             .unwrap()
     }
 
-    fn lens(batch: &[Work]) -> Vec<usize> {
+    fn lens(batch: &Batch<Work>) -> Vec<usize> {
         let mut lens: Vec<_> = batch
+            .items
             .iter()
             .map(|work| work.sequence.token_ids.len())
             .collect();
@@ -338,13 +342,14 @@ mod tests {
 
     #[test]
     fn a_query_behind_much_work_is_in_the_next_batch() {
-        let (queue, budget) = (Queue::new(LIMITS), Budget::new(1_000_000));
+        let (queue, budget) = (queue(), Budget::new(1_000_000));
         let _bulk: Vec<_> = (0..4)
             .map(|_| push(&queue, &budget, &[50; 500], Tier::Realtime))
             .collect();
         let _document = push(&queue, &budget, &[8000], Tier::Realtime);
         for _ in 0..100 {
-            queue.take().unwrap();
+            let batch = queue.take().unwrap();
+            queue.worked(&batch, 1.0);
         }
         let _query = push(&queue, &budget, &[16], Tier::Realtime);
         assert!(lens(&queue.take().unwrap()).contains(&16));
@@ -352,8 +357,11 @@ mod tests {
 
     #[test]
     fn a_client_that_hung_up_costs_nothing() {
-        let (queue, budget) = (Queue::new(LIMITS), Budget::new(1000));
-        drop(push(&queue, &budget, &[60, 60], Tier::Realtime));
+        let (queue, budget) = (queue(), Budget::new(1000));
+        let begun = push(&queue, &budget, &[60, 60], Tier::Realtime);
+        let running = queue.take().unwrap();
+        drop(begun);
+        assert!(running.items[0].job.is_over());
         let _other = push(&queue, &budget, &[30], Tier::Realtime);
         let batch = queue.take().unwrap();
         assert_eq!(lens(&batch), [30]);
@@ -362,22 +370,22 @@ mod tests {
 
     #[test]
     fn a_request_is_answered_once_with_its_texts_in_order() {
-        let (queue, budget) = (Queue::new(LIMITS), Budget::new(1000));
-        let mut receiver = push(&queue, &budget, &[60, 70], Tier::Realtime);
+        let (queue, budget) = (queue(), Budget::new(1000));
+        let mut answer = push(&queue, &budget, &[60, 70], Tier::Realtime);
         // The room is free by the time that the answer is there.
         while budget.used() > 0 {
-            for work in queue.take().unwrap() {
+            for work in queue.take().unwrap().items {
                 let len = work.sequence.token_ids.len() as f32;
                 work.job.deliver(work.place, vec![vec![len]]);
             }
         }
-        let forwarded = receiver.try_recv().unwrap().unwrap();
+        let forwarded = answer.receiver.try_recv().unwrap().unwrap();
         assert_eq!(forwarded.pooled, [[[60.0]], [[70.0]]]);
     }
 
     #[test]
     fn a_closed_queue_finishes_what_it_has() {
-        let (queue, budget) = (Queue::new(LIMITS), Budget::new(1000));
+        let (queue, budget) = (queue(), Budget::new(1000));
         let _receiver = push(&queue, &budget, &[10], Tier::Batch);
         queue.close();
         let refused = queue.push(

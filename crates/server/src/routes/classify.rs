@@ -1,5 +1,6 @@
 //! `POST /v1/classify`: zero-shot, each text to the label whose embedding is nearest.
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
@@ -7,8 +8,9 @@ use quintet_engine::{Embedder, Task};
 
 use super::outputs::{cosine, finished};
 use super::rows::{self, Field, Handling, check_count};
-use super::{json_response, preferred_wait, requested_task, texts, tier};
+use super::{json_response, preferred_wait, requested_task, texts};
 use crate::app::SharedApp;
+use crate::auth::Caller;
 use crate::batcher::{OwnedContent, OwnedInput};
 use crate::body::JsonBody;
 use crate::error::ApiError;
@@ -25,6 +27,7 @@ const MAX_PREDICTIONS: usize = 200_000;
 /// [`ApiError`] for a request that cannot be done, and for one that cannot be done now.
 pub async fn classify(
     State(app): State<SharedApp>,
+    Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     body: JsonBody<ClassifyRequest>,
 ) -> Result<Response, ApiError> {
@@ -67,12 +70,9 @@ pub async fn classify(
         task,
     });
     let inputs = inputs.into_iter().chain(label_inputs).collect();
-    let handling = Handling {
-        overlong: value.truncate.unwrap_or_default().0,
-        empty: app.config.empty_input,
-        tier: tier(&headers),
-    };
-    let rows = rows::embed(inputs, handling, &service, &fields).await?;
+    let overlong = value.truncate.unwrap_or_default().0;
+    let handling = Handling::new(overlong, &app, &caller, &headers);
+    let rows = rows::embed(inputs, &handling, &service, &fields).await?;
     app.metrics
         .embedded(rows.rows.len(), rows.tokens, rows.times);
     drop(bytes);

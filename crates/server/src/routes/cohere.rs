@@ -9,7 +9,7 @@ use axum::response::Response;
 
 use super::outputs::Outputs;
 use super::rows::{self, Field, Handling, check_count};
-use super::{default_task, json_response, preferred_wait, requested_task, tier};
+use super::{default_task, json_response, preferred_wait, requested_task};
 use crate::app::SharedApp;
 use crate::auth::Caller;
 use crate::batcher::{Overlong, OwnedContent, OwnedInput};
@@ -78,12 +78,8 @@ pub async fn embed(
         task,
     });
     let overlong = value.truncate.map_or(Overlong::CutEnd, |field| field.0);
-    let handling = Handling {
-        overlong,
-        empty: app.config.empty_input,
-        tier: tier(&headers),
-    };
-    let rows = rows::embed(inputs.collect(), handling, &service, &fields).await?;
+    let handling = Handling::new(overlong, &app, &caller, &headers);
+    let rows = rows::embed(inputs.collect(), &handling, &service, &fields).await?;
     app.metrics
         .embedded(rows.rows.len(), rows.tokens, rows.times);
     drop(bytes);

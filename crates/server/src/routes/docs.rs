@@ -84,7 +84,8 @@ impl<'a> Page<'a> {
              <nav aria-label=Routes><p class=brand>{title}<small>{version}</small></p>{menu}</nav>\
              <main><h1>{title} API</h1><p class=lead>{description}</p>\
              <p>Keys: send <code>Authorization: Bearer YOUR_KEY</code> where the server has one. For \
-             programs there is <a href=\"/openapi.json\">openapi.json</a>.</p>{body}</main></body></html>",
+             programs there is <a href=\"/openapi.json\">openapi.json</a>; models and a playground are at \
+             <a href=\"/\">the start</a>.</p>{body}</main></body></html>",
             title = escaped(text(&info["title"])),
             version = escaped(text(&info["version"])),
             description = marked(text(&info["description"])),

@@ -11,7 +11,7 @@ use quintet_engine::{Embedder, Task};
 use super::late_chunks::{self, Chunks};
 use super::outputs::Outputs;
 use super::rows::{self, Field, Handling, Rows, check_count, empty_input};
-use super::{default_task, item_task, json_response, preferred_wait, requested_task, tier};
+use super::{default_task, item_task, json_response, preferred_wait, requested_task};
 use crate::app::{Service, SharedApp};
 use crate::auth::Caller;
 use crate::batcher::{Overlong, OwnedContent, OwnedInput};
@@ -42,29 +42,21 @@ pub async fn embeddings(
     let JsonBody { value, bytes } = body;
     let service = app.service(preferred_wait(&headers)).await?;
     let asked = Asked::read(value, &app.config, &caller, &service.model)?;
-    let token_encoding = asked.token_encoding;
+    let (token_encoding, wants_cost) = (asked.token_encoding, asked.wants_cost);
     let outputs = asked.outputs.clone();
-    let handling = Handling {
-        overlong: asked.overlong,
-        empty: app.config.empty_input,
-        tier: tier(&headers),
-    };
-    let (items, reading) = (asked.items, asked.reading);
-    let rows = if let Reading::Apart = reading {
-        let inputs = decoded(items, token_encoding, &service).await?;
-        let fields = [Field::List("input", inputs.len())];
-        rows::embed(inputs, handling, &service, &fields).await?
-    } else {
-        let (texts, task) = chunk_texts(items, token_encoding, &service).await?;
-        let chunks = match reading {
-            Reading::Spans(spans, unit) => Chunks::spans(texts, spans, unit)?,
-            Reading::Apart | Reading::OneDocument => Chunks::Inputs(texts),
-        };
-        late_chunks::embed(chunks, task, handling, &service).await?
+    let handling = Handling::new(asked.overlong, &app, &caller, &headers);
+    let prepared = asked.prepare(&handling, &service).await?;
+    let rows = match prepared {
+        Prepared::Apart(texts) => texts.embed(&handling, &service).await?,
+        Prepared::Document(document) => document.embed(&handling, &service).await?,
     };
     app.metrics
         .embedded(rows.rows.len(), rows.tokens, rows.times);
-    let mut response = written(rows, outputs, service).await?;
+    let usage = Usage {
+        cost_usd: rows.cost.filter(|_| wants_cost),
+        ..Usage::new(rows.tokens)
+    };
+    let mut response = written(rows, usage, outputs, service).await?;
     drop(bytes);
     if let Some(encoding) = token_encoding {
         let name = HeaderValue::from_static(encoding.name());
@@ -74,13 +66,15 @@ pub async fn embeddings(
 }
 
 /// A request that was understood and checked against the model.
-struct Asked {
+pub(super) struct Asked {
     items: Vec<(InputItem, Task)>,
     outputs: Outputs,
-    overlong: Overlong,
+    pub(super) overlong: Overlong,
     reading: Reading,
     /// Whose ids the token arrays hold; `None` where there are none.
     token_encoding: Option<TokenEncoding>,
+    /// Whether the price shall stand in the answer.
+    wants_cost: bool,
 }
 
 /// How the inputs are read.
@@ -94,7 +88,7 @@ enum Reading {
 }
 
 impl Asked {
-    fn read(
+    pub(super) fn read(
         request: EmbeddingsRequest,
         config: &Config,
         caller: &Caller,
@@ -164,7 +158,55 @@ impl Asked {
             overlong,
             reading,
             token_encoding: has_ids.then_some(token_encoding),
+            wants_cost: request.usage.and_then(|wish| wish.include) == Some(true),
         })
+    }
+}
+
+/// A request whose tokens are known.
+pub(super) enum Prepared {
+    /// Texts on their own.
+    Apart(rows::Texts),
+    /// Chunks of one document.
+    Document(late_chunks::Chunked),
+}
+
+impl Prepared {
+    /// What is metered.
+    pub(super) fn tokens(&self) -> usize {
+        match self {
+            Self::Apart(texts) => texts.tokens(),
+            Self::Document(document) => document.tokens(),
+        }
+    }
+}
+
+impl Asked {
+    /// Tokenises what the request holds.
+    pub(super) async fn prepare(
+        self,
+        handling: &Handling,
+        service: &Service,
+    ) -> Result<Prepared, ApiError> {
+        let Self {
+            items,
+            reading,
+            token_encoding,
+            ..
+        } = self;
+        if let Reading::Apart = reading {
+            let inputs = decoded(items, token_encoding, service).await?;
+            let fields = [Field::List("input", inputs.len())];
+            let texts = rows::prepare(inputs, handling, service, &fields).await?;
+            return Ok(Prepared::Apart(texts));
+        }
+        let (texts, task) = chunk_texts(items, token_encoding, service).await?;
+        let chunks = match reading {
+            Reading::Spans(spans, unit) => Chunks::spans(texts, spans, unit)?,
+            Reading::Apart | Reading::OneDocument => Chunks::Inputs(texts),
+        };
+        let document = late_chunks::prepare(chunks, task, handling, service).await?;
+        Ok(Prepared::Document(document))
     }
 }
 
@@ -252,6 +294,7 @@ fn content(
 /// Finishes the vectors and writes the body.
 async fn written(
     rows: Rows,
+    usage: Usage,
     outputs: Outputs,
     service: Arc<Service>,
 ) -> Result<Response, ApiError> {
@@ -273,7 +316,7 @@ async fn written(
             object: "list",
             data: data.collect(),
             model: service.model.id().to_owned(),
-            usage: Usage::new(rows.tokens),
+            usage,
             system_fingerprint: service.model.fingerprint.clone(),
         }
     })

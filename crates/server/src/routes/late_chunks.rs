@@ -2,16 +2,17 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use quintet_engine::late_chunking::{
-    ChunkPooling, Document, LateTokenizeError, LongDocument, SpanError,
+    ChunkPooling, Document, DocumentTokens, LateTokenizeError, LongDocument, SpanError, Windows,
 };
 use quintet_engine::{EmbedError, Task};
 
 use super::rows::{Field, Handling, Row, Rows, refused, refused_text};
 use crate::app::Service;
 use crate::batcher::{Overlong, StepTimes};
+use crate::budget::Reservation;
 use crate::error::ApiError;
 use crate::wire::embeddings::SpanUnit;
 
@@ -65,16 +66,26 @@ impl Chunks {
     }
 }
 
-/// Embeds a document and gives its chunks' rows.
+/// A document that was tokenised and has its room in the queue.
+#[derive(Debug)]
+pub(crate) struct Chunked {
+    document: DocumentTokens,
+    windows: Windows,
+    task: Task,
+    reservation: Reservation,
+    tokenize: Duration,
+}
+
+/// Tokenises a document and finds its chunks.
 ///
 /// # Errors
 /// [`ApiError`] for chunks that do not fit the document, and for a document that is too long.
-pub(crate) async fn embed(
+pub(crate) async fn prepare(
     chunks: Chunks,
     task: Task,
-    handling: Handling,
+    handling: &Handling,
     service: &Service,
-) -> Result<Rows, ApiError> {
+) -> Result<Chunked, ApiError> {
     let started = Instant::now();
     let field = chunks.field();
     let long = match handling.overlong {
@@ -128,30 +139,59 @@ pub(crate) async fn embed(
             ),
         ));
     }
-    let tokenize = started.elapsed();
-    let forwarded = service
-        .batcher
-        .forward(windows.sequences.clone(), reservation, handling.tier)
-        .await?;
-    let embedder = &service.model.embedder;
-    let sums = embedder.document_sums(&document, &windows, &forwarded.pooled);
-    let vectors = document.spans.iter().flatten().zip(sums.chunks);
-    let rows = vectors.map(|(span, sum)| Row {
-        sum,
-        tokens: span.len(),
-        // The cut ends chunks before the `</s>` that it keeps.
-        truncated: document.truncated && span.end + 1 == len,
-        cut_at: None,
-    });
-    Ok(Rows {
-        rows: rows.collect(),
-        tokens: len,
-        times: StepTimes {
-            tokenize,
-            queue: forwarded.queue_time,
-            forward: forwarded.forward_time,
-        },
+    Ok(Chunked {
+        document,
+        windows,
+        task,
+        reservation,
+        tokenize: started.elapsed(),
     })
+}
+
+impl Chunked {
+    /// What is metered.
+    pub(crate) fn tokens(&self) -> usize {
+        self.document.token_ids.len()
+    }
+
+    /// Embeds the document and gives its chunks' rows.
+    ///
+    /// # Errors
+    /// [`ApiError`] for work that is not let in, and for a model that failed.
+    pub(crate) async fn embed(
+        self,
+        handling: &Handling,
+        service: &Service,
+    ) -> Result<Rows, ApiError> {
+        let len = self.tokens();
+        let cost = handling.admit(&service.model, [self.task], len).await?;
+        let sequences = self.windows.sequences.clone();
+        let forwarded = service
+            .batcher
+            .forward(sequences, self.reservation, handling.tier);
+        let forwarded = forwarded.await?;
+        let document = &self.document;
+        let embedder = &service.model.embedder;
+        let sums = embedder.document_sums(document, &self.windows, &forwarded.pooled);
+        let vectors = document.spans.iter().flatten().zip(sums.chunks);
+        let rows = vectors.map(|(span, sum)| Row {
+            sum,
+            tokens: span.len(),
+            // The cut ends chunks before the `</s>` that it keeps.
+            truncated: document.truncated && span.end + 1 == len,
+            cut_at: None,
+        });
+        Ok(Rows {
+            rows: rows.collect(),
+            tokens: len,
+            times: StepTimes {
+                tokenize: self.tokenize,
+                queue: forwarded.queue_time,
+                forward: forwarded.forward_time,
+            },
+            cost,
+        })
+    }
 }
 
 #[expect(

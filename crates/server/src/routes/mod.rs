@@ -2,9 +2,12 @@
 //!
 //! - `embeddings`, `classify`, `rerank`, `segment`, `models`: OpenAI's and Jina's
 //! - `tei`: Text Embeddings Inference's; `cohere`: Cohere's
+//! - `account`, `admin`: what callers ask about money, and what operators change
 //! - `health`, `docs`: for operators and readers
 //! - `rows`, `late_chunks`, `outputs`: checked inputs to rows, rows to vectors
 
+pub mod account;
+pub mod admin;
 pub mod classify;
 pub mod cohere;
 pub mod docs;
@@ -53,8 +56,7 @@ fn requested_task(
 /// # Errors
 /// [`ApiError`] for a default that this model does not have.
 fn default_task(caller: &Caller, config: &Config, embedder: &Embedder) -> Result<Task, ApiError> {
-    let default = caller.default_task.as_deref();
-    match default.or(config.default_task.as_deref()) {
+    match caller.default_task().or(config.default_task.as_deref()) {
         Some(name) => task_names::find(embedder, "task", name),
         None => Ok(Task::RAW),
     }

@@ -1,4 +1,4 @@
-//! `GET /v1/models`: the model and its tasks as ids.
+//! `GET /v1/models`: the model and its tasks as ids, with what the catalogue knows.
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -6,7 +6,7 @@ use axum::http::HeaderMap;
 use serde_json::{Value, json};
 
 use super::preferred_wait;
-use crate::app::SharedApp;
+use crate::app::{App, SharedApp};
 use crate::error::ApiError;
 use crate::model::Model;
 
@@ -20,7 +20,7 @@ pub async fn list(
 ) -> Result<Json<Value>, ApiError> {
     let service = app.service(preferred_wait(&headers)).await?;
     let model = &service.model;
-    let data: Vec<Value> = model.ids().iter().map(|id| card(model, id)).collect();
+    let data: Vec<Value> = model.ids().iter().map(|id| card(&app, model, id)).collect();
     Ok(Json(json!({"object": "list", "data": data})))
 }
 
@@ -36,14 +36,19 @@ pub async fn one(
     let service = app.service(preferred_wait(&headers)).await?;
     let model = &service.model;
     if model.ids().contains(&id) {
-        Ok(Json(card(model, &id)))
+        Ok(Json(card(&app, model, &id)))
     } else {
         Err(ApiError::unknown_model(&id, &model.ids()))
     }
 }
 
-fn card(model: &Model, id: &str) -> Value {
+/// What the model itself says comes from its checkpoint, the rest from its catalogue entry; null where
+/// that is silent.
+fn card(app: &App, model: &Model, id: &str) -> Value {
     let config = model.embedder.config();
+    let entry = app.served_entry();
+    let license = entry.and_then(|entry| entry.license.as_ref());
+    let languages = entry.and_then(|entry| entry.languages.as_ref());
     json!({
         "id": id,
         "object": "model",
@@ -54,5 +59,14 @@ fn card(model: &Model, id: &str) -> Value {
         "max_tokens": config.max_tokens,
         "tasks": model.tasks().collect::<Vec<_>>(),
         "system_fingerprint": model.fingerprint,
+        "status": entry.map(|entry| app.status(entry)),
+        "catalogue_id": entry.map(|entry| &entry.id),
+        "name": entry.map(|entry| &entry.name),
+        "description": entry.map(|entry| &entry.line),
+        "provider": entry.map(|entry| &entry.provider),
+        "parameters": entry.and_then(|entry| entry.parameters),
+        "languages": languages.map(|languages| &languages.best),
+        "license": license,
+        "pricing": app.price,
     })
 }

@@ -1,5 +1,6 @@
 //! `POST /v1/rerank`: documents by the cosine between their embeddings and the query's.
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
@@ -7,8 +8,9 @@ use axum::response::Response;
 use super::classify::task_or_raw;
 use super::outputs::{cosine, finished};
 use super::rows::{self, Field, Handling, check_count};
-use super::{json_response, preferred_wait, requested_task, texts, tier};
+use super::{json_response, preferred_wait, requested_task, texts};
 use crate::app::SharedApp;
+use crate::auth::Caller;
 use crate::batcher::{OwnedContent, OwnedInput};
 use crate::body::JsonBody;
 use crate::error::ApiError;
@@ -22,6 +24,7 @@ use crate::wire::rerank::{Ranked, RankedDocument, RerankRequest, RerankResponse}
 /// [`ApiError`] for a request that cannot be done, and for one that cannot be done now.
 pub async fn rerank(
     State(app): State<SharedApp>,
+    Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     body: JsonBody<RerankRequest>,
 ) -> Result<Response, ApiError> {
@@ -54,12 +57,9 @@ pub async fn rerank(
         Field::List("documents", documents.len()),
     ];
     let inputs = query.into_iter().chain(documents).collect();
-    let handling = Handling {
-        overlong: value.truncate.unwrap_or_default().0,
-        empty: app.config.empty_input,
-        tier: tier(&headers),
-    };
-    let rows = rows::embed(inputs, handling, &service, &fields).await?;
+    let overlong = value.truncate.unwrap_or_default().0;
+    let handling = Handling::new(overlong, &app, &caller, &headers);
+    let rows = rows::embed(inputs, &handling, &service, &fields).await?;
     app.metrics
         .embedded(rows.rows.len(), rows.tokens, rows.times);
     drop(bytes);

@@ -1,13 +1,19 @@
 //! From checked inputs to pooled rows: the steps that every embedding route shares.
 
-use quintet_engine::EmbedError;
+use std::time::{Duration, Instant};
 
-use crate::app::Service;
-use crate::batcher::{
-    BatchError, Overlong, OwnedContent, OwnedInput, Pooled, PooledInputs, StepTimes, Tier,
-};
+use axum::http::HeaderMap;
+use quintet_engine::{EmbedError, Task};
+
+use super::tier;
+use crate::app::{App, Service};
+use crate::auth::Caller;
+use crate::batcher::{BatchError, Overlong, OwnedContent, OwnedInput, StepTimes, Tier, Tokenized};
+use crate::budget::Reservation;
 use crate::config::EmptyInput;
 use crate::error::{ApiError, refused_input};
+use crate::metering::PicoUsd;
+use crate::model::Model;
 
 /// Rows of a request, before they are cut, scaled and encoded.
 #[derive(Debug)]
@@ -16,6 +22,8 @@ pub(crate) struct Rows {
     /// What is metered.
     pub(crate) tokens: usize,
     pub(crate) times: StepTimes,
+    /// What they cost; `None` where nothing is billed.
+    pub(crate) cost: Option<PicoUsd>,
 }
 
 /// One text's sum and receipt.
@@ -28,12 +36,47 @@ pub(crate) struct Row {
     pub(crate) cut_at: Option<usize>,
 }
 
-/// How texts are met that are too long or empty, and whose turn comes first.
-#[derive(Debug, Clone, Copy)]
+/// How texts are met that are too long or empty, whose turn comes first, and who pays.
+#[derive(Debug, Clone)]
 pub(crate) struct Handling {
     pub(crate) overlong: Overlong,
     pub(crate) empty: EmptyInput,
     pub(crate) tier: Tier,
+    pub(crate) caller: Caller,
+}
+
+impl Handling {
+    /// Of a request by its headers and caller.
+    pub(crate) fn new(overlong: Overlong, app: &App, caller: &Caller, headers: &HeaderMap) -> Self {
+        Self {
+            overlong,
+            empty: app.config.empty_input,
+            tier: tier(headers),
+            caller: caller.clone(),
+        }
+    }
+
+    /// Lets work of the model in, where it is metered. Gives its price.
+    ///
+    /// # Errors
+    /// [`ApiError`] where key, limits or credit do not reach so far.
+    pub(crate) async fn admit(
+        &self,
+        model: &Model,
+        tasks: impl IntoIterator<Item = Task>,
+        tokens: usize,
+    ) -> Result<Option<PicoUsd>, ApiError> {
+        let Some(meter) = &self.caller.meter else {
+            return Ok(None);
+        };
+        let mut names: Vec<&str> = tasks
+            .into_iter()
+            .map(|task| model.task_name(task))
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        meter.admit(model, &names, tokens).await.map(Some)
+    }
 }
 
 /// A field of the request that inputs came from, to name them in errors.
@@ -71,55 +114,118 @@ pub(crate) fn refused(error: BatchError, fields: &[Field]) -> ApiError {
     }
 }
 
+/// Texts that were tokenised, each on its own, and have their room in the queue.
+#[derive(Debug)]
+pub(crate) struct Texts {
+    /// Inputs of the request.
+    count: usize,
+    /// Those of them that are not left out.
+    places: Vec<usize>,
+    tokenized: Vec<Tokenized>,
+    reservation: Reservation,
+    tokenize: Duration,
+}
+
+/// Tokenises inputs, each on its own.
+///
+/// # Errors
+/// [`ApiError`] naming the field that is refused.
+pub(crate) async fn prepare(
+    inputs: Vec<OwnedInput>,
+    handling: &Handling,
+    service: &Service,
+    fields: &[Field],
+) -> Result<Texts, ApiError> {
+    let count = inputs.len();
+    let (places, inputs) = without_empty(inputs, handling.empty, fields)?;
+    let started = Instant::now();
+    let tokenized = service.batcher.tokenize(inputs, handling.overlong).await;
+    let (tokenized, reservation) = tokenized.map_err(|mut error| {
+        if let BatchError::Input { index, .. } = &mut error {
+            *index = places[*index];
+        }
+        refused(error, fields)
+    })?;
+    Ok(Texts {
+        count,
+        places,
+        tokenized,
+        reservation,
+        tokenize: started.elapsed(),
+    })
+}
+
+impl Texts {
+    /// What is metered.
+    pub(crate) fn tokens(&self) -> usize {
+        let texts = self.tokenized.iter();
+        texts
+            .map(|text| text.prepared.sequence.token_ids.len())
+            .sum()
+    }
+
+    /// Embeds them up to the row, in the order of the inputs.
+    ///
+    /// # Errors
+    /// [`ApiError`] for work that is not let in, and for a model that failed.
+    pub(crate) async fn embed(
+        self,
+        handling: &Handling,
+        service: &Service,
+    ) -> Result<Rows, ApiError> {
+        let tokens = self.tokens();
+        let texts = self.tokenized.iter();
+        let tasks = texts.map(|text| text.prepared.sequence.task);
+        let cost = handling.admit(&service.model, tasks, tokens).await?;
+        let hidden_size = service.model.embedder.config().hidden_size;
+        let empty = || Row {
+            sum: vec![0.0; hidden_size],
+            tokens: 0,
+            truncated: false,
+            cut_at: None,
+        };
+        let mut rows: Vec<Row> = std::iter::repeat_with(empty).take(self.count).collect();
+        let mut sequences = Vec::with_capacity(self.tokenized.len());
+        for (&place, text) in self.places.iter().zip(self.tokenized) {
+            let Tokenized { prepared, cut_at } = text;
+            let row = &mut rows[place];
+            row.tokens = prepared.sequence.token_ids.len();
+            row.truncated = prepared.truncated;
+            row.cut_at = cut_at;
+            sequences.push(prepared.sequence);
+        }
+        let forwarded = service
+            .batcher
+            .forward(sequences, self.reservation, handling.tier);
+        let forwarded = forwarded.await?;
+        for (place, mut sums) in self.places.into_iter().zip(forwarded.pooled) {
+            rows[place].sum = sums.swap_remove(0);
+        }
+        Ok(Rows {
+            rows,
+            tokens,
+            times: StepTimes {
+                tokenize: self.tokenize,
+                queue: forwarded.queue_time,
+                forward: forwarded.forward_time,
+            },
+            cost,
+        })
+    }
+}
+
 /// Embeds inputs up to the row, each on its own and in their order.
 ///
 /// # Errors
 /// [`ApiError`] naming the field that is refused.
 pub(crate) async fn embed(
     inputs: Vec<OwnedInput>,
-    handling: Handling,
+    handling: &Handling,
     service: &Service,
     fields: &[Field],
 ) -> Result<Rows, ApiError> {
-    let hidden_size = service.model.embedder.config().hidden_size;
-    let empty = || Row {
-        sum: vec![0.0; hidden_size],
-        tokens: 0,
-        truncated: false,
-        cut_at: None,
-    };
-    let mut rows: Vec<Row> = std::iter::repeat_with(empty).take(inputs.len()).collect();
-    let (places, inputs) = without_empty(inputs, handling.empty, fields)?;
-    let embedded = service
-        .batcher
-        .embed(inputs, handling.overlong, handling.tier);
-    let PooledInputs { pooled, times } = embedded.await.map_err(|mut error| {
-        if let BatchError::Input { index, .. } = &mut error {
-            *index = places[*index];
-        }
-        refused(error, fields)
-    })?;
-    let mut tokens_of_all = 0;
-    for (place, pooled) in places.into_iter().zip(pooled) {
-        let Pooled {
-            sum,
-            tokens,
-            truncated,
-            cut_at,
-        } = pooled;
-        tokens_of_all += tokens;
-        rows[place] = Row {
-            sum,
-            tokens,
-            truncated,
-            cut_at,
-        };
-    }
-    Ok(Rows {
-        rows,
-        tokens: tokens_of_all,
-        times,
-    })
+    let texts = prepare(inputs, handling, service, fields).await?;
+    texts.embed(handling, service).await
 }
 
 /// The inputs with their places; empty ones that shall be zeros are left out.

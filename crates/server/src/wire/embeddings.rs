@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::OneOrMany;
 use super::input::{InputList, TruncateField};
+use crate::metering::PicoUsd;
 
 /// The request. Clients send fields of other vendors too, so unknown ones are ignored.
 #[derive(Debug, Clone, Deserialize)]
@@ -44,6 +45,15 @@ pub struct EmbeddingsRequest {
     pub encoding_format: Option<OneOrMany<String>>,
     /// Whose ids token arrays hold: `cl100k_base`, `o200k_base` or `model`.
     pub token_encoding: Option<String>,
+    /// OpenRouter's wish for the price.
+    pub usage: Option<UsageWish>,
+}
+
+/// What the answer's `usage` shall hold beside tokens.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub struct UsageWish {
+    /// The price.
+    pub include: Option<bool>,
 }
 
 /// What a span counts.
@@ -136,6 +146,9 @@ pub struct Usage {
     pub prompt_tokens: usize,
     /// The same: nothing is generated.
     pub total_tokens: usize,
+    /// What they cost in dollars, where it was asked for and is billed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cost_usd: Option<PicoUsd>,
 }
 
 impl Usage {
@@ -144,6 +157,7 @@ impl Usage {
         Self {
             prompt_tokens: tokens,
             total_tokens: tokens,
+            cost_usd: None,
         }
     }
 }

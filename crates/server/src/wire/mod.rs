@@ -3,9 +3,11 @@
 //! - `embeddings`: OpenAI's and Jina's `/v1/embeddings`
 //! - `classify`, `rerank`, `segment`: Jina's other routes
 //! - `tei`: Text Embeddings Inference's routes; `cohere`: Cohere's `/v2/embed`
+//! - `admin`: what operators change in a hosted service
 //! - `input`: texts, token ids and objects, alone or in lists
 //! - `one_or_many`: a value or a list of it
 
+pub mod admin;
 pub mod classify;
 pub mod cohere;
 pub mod embeddings;

@@ -1,8 +1,11 @@
 //! `quintet serve`: the model behind the HTTP API of OpenAI and Jina.
 
+mod hosting;
+mod log;
 mod options;
+#[cfg(feature = "otel")]
+mod traces;
 
-use std::io::IsTerminal;
 use std::net::ToSocketAddrs;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,8 +14,9 @@ use anyhow::Context;
 use clap::Args;
 use quintet_engine::Precision;
 use quintet_server::batcher::BatcherLimits;
-use quintet_server::{Auth, Config, Cors, EmptyInput, Listen, Model, RunError, Server, TlsFiles};
-use tracing_subscriber::filter::LevelFilter;
+use quintet_server::{
+    Auth, Catalogue, Config, Cors, EmptyInput, Listen, Model, RunError, Server, TlsFiles,
+};
 
 use super::verify;
 use crate::args::{self, AdapterArg, ModelArgs, ThreadArgs};
@@ -20,7 +24,7 @@ use crate::failure::UserError;
 use crate::model::{self, Located};
 use crate::settings::Settings;
 
-pub(crate) use options::{Effective, SECRET, ServeOptions};
+pub(crate) use options::{Effective, ServeOptions, is_secret};
 
 /// Serve embeddings over HTTP, as OpenAI's and Jina's clients expect them.
 ///
@@ -34,7 +38,8 @@ Examples:
   quintet serve
   curl http://127.0.0.1:8080/v1/embeddings -H 'content-type: application/json' \\
     -d '{\"input\": \"Where do storks spend the winter?\", \"task\": \"retrieval.query\"}'
-  QUINTET_API_KEY=… quintet serve --listen 0.0.0.0:8080")]
+  QUINTET_API_KEY=… quintet serve --listen 0.0.0.0:8080
+  quintet serve --listen 0.0.0.0:8080 --state quintet.db --price 0.02")]
 pub(crate) struct ServeArgs {
     /// Read options from FILE, in TOML [env: QUINTET_CONFIG]
     #[arg(long, value_name = "FILE")]
@@ -57,10 +62,12 @@ pub(crate) fn run(args: &ServeArgs, settings: &Settings) -> anyhow::Result<()> {
         settings,
     )?;
     let options = effective.options;
-    start_log(&options)?;
-    let mut config = config(&options)?;
-    fit_descriptors(&mut config.limits.connections);
+    // Traces that are not sent yet are sent when it is dropped.
+    let _log = log::start(&options)?;
     let located = model::locate(options.model.as_deref(), settings)?;
+    let mut config = config(&options, &located.name)?;
+    let auth = config.auth.clone();
+    fit_descriptors(&mut config.limits.connections);
     let model_args = ModelArgs {
         model: None,
         adapters: args.adapters.clone(),
@@ -82,6 +89,9 @@ pub(crate) fn run(args: &ServeArgs, settings: &Settings) -> anyhow::Result<()> {
     })?;
     // A model that is still loading is not waited for.
     runtime.shutdown_background();
+    if let Auth::Accounts(hosting) = auth {
+        hosting.store.close();
+    }
     match ended {
         Ok(()) => Ok(()),
         Err(RunError::Load(Failed(error))) => Err(error),
@@ -168,19 +178,27 @@ fn own_names(name: &str) -> Vec<String> {
     names
 }
 
-fn config(options: &ServeOptions) -> anyhow::Result<Config> {
+/// For the model of this name.
+fn config(options: &ServeOptions, model: &str) -> anyhow::Result<Config> {
     let listen = address(options.listen.as_deref().unwrap_or("127.0.0.1:8080"))?;
     let key = options.key()?;
-    if key.is_none() && !options.no_auth && !listen.is_local() {
+    let catalogue = match &options.catalogue {
+        Some(folder) => Catalogue::read(folder)?,
+        None => Catalogue::built_in(),
+    };
+    let price = catalogue.runnable(model).and_then(|entry| entry.price);
+    let hosting = hosting::open(options, price)?;
+    if key.is_none() && hosting.is_none() && !options.no_auth && !listen.is_local() {
         return Err(UserError::new(format!(
             "`{listen}` can be reached from other machines and no key is set"
         ))
-        .hint("set QUINTET_API_KEY or --api-key-file, or let anyone call with --no-auth")
+        .hint("set QUINTET_API_KEY or --api-key-file, keep accounts with --state, or let anyone call with --no-auth")
         .into());
     }
-    let auth = match &key {
-        Some(key) if !options.no_auth => Auth::key(key),
-        _ => Auth::Open,
+    let auth = match (hosting, &key) {
+        (Some(hosting), _) => Auth::Accounts(hosting),
+        (None, Some(key)) if !options.no_auth => Auth::key(key),
+        (None, _) => Auth::Open,
     };
     let tls = match (&options.tls_certificate, &options.tls_key) {
         (None, None) => None,
@@ -205,12 +223,15 @@ fn config(options: &ServeOptions) -> anyhow::Result<Config> {
     };
     let mut config = Config {
         listen,
-        cors: cors(&options.cors_origin, matches!(auth, Auth::Key(_))),
+        cors: cors(&options.cors_origin, !matches!(auth, Auth::Open)),
         auth,
         tls,
         default_task: options.default_task.clone(),
         empty_input,
         strict_openai: options.strict_openai,
+        catalogue,
+        serves: Some(model.to_owned()),
+        acknowledge_license: options.acknowledge_license.clone(),
         batcher: BatcherLimits {
             tokenizing_threads: std::thread::available_parallelism()
                 .map_or(2, |cores| cores.get().max(2)),
@@ -264,35 +285,6 @@ fn cors(origins: &[String], has_key: bool) -> Cors {
     }
 }
 
-/// Structured lines on stderr. Texts and keys are never fields of them.
-fn start_log(options: &ServeOptions) -> Result<(), UserError> {
-    let level = match options.log_level.as_deref() {
-        None | Some("info") => LevelFilter::INFO,
-        Some("error") => LevelFilter::ERROR,
-        Some("warn") => LevelFilter::WARN,
-        Some("debug") => LevelFilter::DEBUG,
-        Some(word) => {
-            return Err(UserError::new(format!(
-                "log_level is `{word}`, expected `error`, `warn`, `info` or `debug`"
-            )));
-        }
-    };
-    let log = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_target(false)
-        .with_writer(std::io::stderr);
-    match options.log_format.as_deref() {
-        None | Some("text") => log.with_ansi(std::io::stderr().is_terminal()).init(),
-        Some("json") => log.json().flatten_event(true).init(),
-        Some(word) => {
-            return Err(UserError::new(format!(
-                "log_format is `{word}`, expected `text` or `json`"
-            )));
-        }
-    }
-    Ok(())
-}
-
 /// Ready on SIGTERM and on Ctrl-C.
 fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
     #[cfg(unix)]
@@ -332,18 +324,18 @@ mod tests {
             api_key: api_key.map(str::to_owned),
             ..ServeOptions::default()
         };
-        assert!(config(&options(false, None)).is_err());
+        assert!(config(&options(false, None), "mini").is_err());
         assert!(matches!(
-            config(&options(true, None)).unwrap().auth,
+            config(&options(true, None), "mini").unwrap().auth,
             Auth::Open
         ));
         let local = ServeOptions {
             listen: Some("unix:/run/quintet.sock".to_owned()),
             ..ServeOptions::default()
         };
-        let listen = config(&local).unwrap().listen;
+        let listen = config(&local, "mini").unwrap().listen;
         assert_eq!(listen, Listen::Unix("/run/quintet.sock".into()));
-        let keyed = config(&options(false, Some("sesame"))).unwrap();
+        let keyed = config(&options(false, Some("sesame")), "mini").unwrap();
         assert!(matches!(keyed.auth, Auth::Key(_)));
         assert_eq!(keyed.cors, Cors::Any);
     }

@@ -40,6 +40,15 @@ pub(crate) struct ServeOptions {
     #[arg(long, value_name = "FILE", help_heading = "Model")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) goldens: Option<PathBuf>,
+    /// Folder of TOML files about models, over the built-in catalogue: descriptions, prices, licences
+    #[arg(long, value_name = "DIR", help_heading = "Model")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) catalogue: Option<PathBuf>,
+    /// Charge for weights under this licence, which does not allow commercial use, because their owner
+    /// allows you to
+    #[arg(long, value_name = "LICENSE", help_heading = "Model")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) acknowledge_license: Option<String>,
 
     /// Address and port to listen on, or unix:PATH for a socket [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDRESS", help_heading = "Service")]
@@ -90,6 +99,49 @@ pub(crate) struct ServeOptions {
     #[arg(long, value_name = "LEVEL", help_heading = "Service")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) log_level: Option<String>,
+    /// Send a trace of each request to an OpenTelemetry collector (OTLP over HTTP), such as
+    /// http://127.0.0.1:4318; in programs built with `--features otel`
+    #[arg(long, value_name = "URL", help_heading = "Service")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) otlp_endpoint: Option<String>,
+
+    /// Keep accounts: their keys, credit and ledger in this file, created where there is none, or in
+    /// postgres://… (better in QUINTET_STATE: it may hold a password)
+    #[arg(long, value_name = "FILE|URL", help_heading = "Accounts")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) state: Option<String>,
+    /// Dollars for a million tokens [default: the catalogue's price, else 0]
+    #[arg(long, value_name = "USD", help_heading = "Accounts")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) price: Option<String>,
+    /// Dollars for a million tokens of requests with `X-Tier: batch` [default: the price]
+    #[arg(long, value_name = "USD", help_heading = "Accounts")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) batch_price: Option<String>,
+    /// Requests in a minute, of an account without limits of its own [default: 3000]
+    #[arg(long, value_name = "N", help_heading = "Accounts")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) requests_per_minute: Option<usize>,
+    /// The same of tokens [default: 1000000]
+    #[arg(long, value_name = "N", help_heading = "Accounts")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tokens_per_minute: Option<usize>,
+    /// The same of requests that run at the same time [default: 64]
+    #[arg(long, value_name = "N", help_heading = "Accounts")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) concurrent_requests: Option<usize>,
+    /// Who may open an account with POST /v1/sign-up: `off`, `invite` or `open` [default: off]
+    #[arg(long, value_name = "WHO", help_heading = "Accounts")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) sign_up: Option<String>,
+    /// Dollars that such an account begins with [default: 0]
+    #[arg(long, value_name = "USD", help_heading = "Accounts")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) free_credit: Option<String>,
+    /// What keys that are made over HTTP begin with [default: qt-]
+    #[arg(long, value_name = "PREFIX", help_heading = "Accounts")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) key_prefix: Option<String>,
 
     /// Tokens of one batch [default: 1024]
     #[arg(long, value_name = "N", help_heading = "Limits")]
@@ -157,8 +209,11 @@ pub(crate) struct Effective {
     pub(crate) set: BTreeMap<String, (Value, Origin)>,
 }
 
-/// The option that no output shows.
-pub(crate) const SECRET: &str = "api_key";
+/// Whether no output shows this option: a key, or an address that may hold a password.
+pub(crate) fn is_secret(name: &str, value: &Value) -> bool {
+    let is_address = || value.as_str().is_some_and(|text| text.contains("://"));
+    name == "api_key" || (name == "state" && is_address())
+}
 
 impl Effective {
     /// Puts flags, environment and file over each other.

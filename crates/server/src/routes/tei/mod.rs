@@ -13,10 +13,10 @@ use quintet_engine::Task;
 
 use super::outputs::{MAX_NUMBERS, Outputs, cosine, finished};
 use super::rows::{self, Field, Handling, Row, check_count};
-use super::{default_task, item_task, json_response, preferred_wait, requested_task, tier};
+use super::{default_task, item_task, json_response, preferred_wait, requested_task};
 use crate::app::{App, Service, SharedApp};
 use crate::auth::Caller;
-use crate::batcher::{BatchError, Overlong, OwnedContent, OwnedInput, StepTimes};
+use crate::batcher::{BatchError, OwnedContent, OwnedInput, StepTimes};
 use crate::body::JsonBody;
 use crate::error::ApiError;
 use crate::task_names::TaskFields;
@@ -47,9 +47,9 @@ pub async fn embed(
     outputs.check_numbers(inputs.len(), embedder)?;
     let characters = characters(&inputs);
     let overlong = overlong(value.truncate, value.truncation_direction);
-    let handling = handling(overlong, &app, &headers);
+    let handling = Handling::new(overlong, &app, &caller, &headers);
     let fields = [Field::List("inputs", inputs.len())];
-    let rows = rows::embed(inputs, handling, &service, &fields).await?;
+    let rows = rows::embed(inputs, &handling, &service, &fields).await?;
     app.metrics
         .embedded(rows.rows.len(), rows.tokens, rows.times);
     drop(bytes);
@@ -92,6 +92,7 @@ pub async fn embed_all(
         return Err(rows::empty_input(&format!("inputs[{index}]")));
     }
     let overlong = overlong(value.truncate, value.truncation_direction);
+    let handling = Handling::new(overlong, &app, &caller, &headers);
     let tokenized = service.batcher.tokenize(inputs, overlong).await;
     let (tokenized, mut reservation) = tokenized.map_err(|error| rows::refused(error, &fields))?;
     let mut sequences: Vec<_> = tokenized
@@ -111,6 +112,8 @@ pub async fn embed_all(
     reservation
         .grow(tokens * (TOKENS_PER_ROW - 1))
         .map_err(|_| ApiError::overloaded(Duration::from_secs(1)))?;
+    let tasks = sequences.iter().map(|text| text.task);
+    handling.admit(&service.model, tasks, tokens).await?;
     for sequence in &mut sequences {
         sequence.spans = (0..sequence.token_ids.len())
             .map(|token| token..token + 1)
@@ -120,7 +123,7 @@ pub async fn embed_all(
     let tokenize = started.elapsed();
     let forwarded = service
         .batcher
-        .forward(sequences, reservation, tier(&headers));
+        .forward(sequences, reservation, handling.tier);
     let forwarded = forwarded.await?;
     let times = StepTimes {
         tokenize,
@@ -168,8 +171,8 @@ pub async fn similarity(
         .collect();
     let characters = characters(&inputs);
     let overlong = overlong(parameters.truncate, parameters.truncation_direction);
-    let handling = handling(overlong, &app, &headers);
-    let rows = rows::embed(inputs, handling, &service, &fields).await?;
+    let handling = Handling::new(overlong, &app, &caller, &headers);
+    let rows = rows::embed(inputs, &handling, &service, &fields).await?;
     app.metrics
         .embedded(rows.rows.len(), rows.tokens, rows.times);
     drop(bytes);
@@ -233,14 +236,6 @@ fn is_empty(input: &OwnedInput) -> bool {
     match &input.content {
         OwnedContent::Text(text) => text.is_empty(),
         OwnedContent::TokenIds(token_ids) => token_ids.is_empty(),
-    }
-}
-
-fn handling(overlong: Overlong, app: &App, headers: &HeaderMap) -> Handling {
-    Handling {
-        overlong,
-        empty: app.config.empty_input,
-        tier: tier(headers),
     }
 }
 

@@ -177,8 +177,8 @@ pub async fn info(State(app): State<SharedApp>, headers: HeaderMap) -> Result<Re
             model_id: model.id(),
             model_sha: None,
             model_dtype: match model.embedder.precision() {
-                Precision::Exact => "float32",
-                other => other.name(),
+                precision if precision == Precision::Exact => "float32",
+                precision => precision.name(),
             },
             model_type: json!({"embedding": {"pooling": "mean"}}),
             max_concurrent_requests: config.limits.connections,

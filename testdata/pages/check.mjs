@@ -1,0 +1,454 @@
+// The pages in Debian's Chromium: every page wide and narrow, every flow, what people can write, and the quick
+// start's programs as a visitor copies them.
+//
+//     node check.mjs PROGRAM [--python PYTHON] [--rust] [--screenshots DIR]
+//     node check.mjs PROGRAM --measure
+//
+// The latter prints a table of bytes and times and checks nothing. Exit 1 if anything fails. Nothing leaves this machine. --python has openai, langchain-openai and requests.
+import assert from "node:assert/strict";
+import { execFileSync, spawn } from "node:child_process";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { chromium } from "playwright-core";
+
+const { positionals: [program], values } = parseArgs({
+  allowPositionals: true,
+  options: {
+    python: { type: "string" },
+    rust: { type: "boolean" },
+    screenshots: { type: "string" },
+    measure: { type: "boolean" },
+  },
+});
+const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+const WIDTHS = [1280, 390];
+const PAGES = {
+  models: "/",
+  "model-mini": "/models/quintet/mini",
+  "model-jina": "/models/jinaai/jina-embeddings-v3",
+  "model-openai": "/models/openai/text-embedding-3-large",
+  compare: "/compare?models=jinaai/jina-embeddings-v3,quintet/mini,BAAI/bge-m3,openai/text-embedding-3-large",
+  "compare-empty": "/compare",
+  playground: "/playground",
+  docs: "/docs",
+};
+const KILOBYTES = 100;
+const HOSTILE = `"'><img src=x onerror="window.hacked=1"><script>window.hacked=1</script>&amp;`;
+
+// Clients would ask a proxy for the loopback.
+const environment = Object.fromEntries(Object.entries(process.env).filter(([name]) => !/_proxy$/i.test(name)));
+const work = mkdtempSync(join(tmpdir(), "quintet-pages-"));
+const servers = [];
+
+async function serve(...options) {
+  const child = spawn(program, ["serve", "--model", "mini", "--listen", "127.0.0.1:0", "--log-format", "json", ...options], {
+    stdio: ["ignore", "ignore", "pipe"],
+    env: environment,
+  });
+  servers.push(child);
+  const server = { log: "", child };
+  child.stderr.on("data", (data) => (server.log += data));
+  const found = () => /"address":"([^"]+)"/.exec(server.log)?.[1];
+  for (let wait = 0; !found() && wait < 300; wait++) await new Promise((done) => setTimeout(done, 100));
+  server.url = `http://${found()}`;
+  for (let wait = 0; wait < 600; wait++) {
+    if ((await fetch(`${server.url}/health/ready`)).ok) return server;
+    await new Promise((done) => setTimeout(done, 100));
+  }
+  throw new Error(`the server is not ready: ${server.log}`);
+}
+
+let failures = 0;
+async function check(name, test) {
+  try {
+    const words = await test();
+    console.log(`ok    ${name}${words ? `: ${words}` : ""}`);
+  } catch (error) {
+    failures++;
+    console.log(`FAILED ${name}: ${error.stack}`);
+  }
+}
+
+/** A page that fails on an error in the console, a dialog, and a request to elsewhere. */
+async function opened(browser, server, path, options = {}, waitUntil = "networkidle") {
+  const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, ...options });
+  const page = await context.newPage();
+  page.faults = [];
+  page.bytes = 0;
+  page.on("console", (message) => message.type() === "error" && page.faults.push(message.text()));
+  page.on("pageerror", (error) => page.faults.push(String(error)));
+  page.on("dialog", (dialog) => (page.faults.push(`dialog ${dialog.message()}`), dialog.dismiss()));
+  page.on("request", (request) => {
+    const { origin, protocol } = new URL(request.url());
+    if (origin !== server.url && !["data:", "blob:"].includes(protocol)) page.faults.push(`a request to ${request.url()}`);
+  });
+  page.on("requestfinished", async (request) => {
+    const sizes = await request.sizes().catch(() => undefined);
+    page.bytes += sizes ? sizes.responseBodySize + sizes.responseHeadersSize : 0;
+  });
+  const started = performance.now();
+  page.answer = await page.goto(server.url + path, { waitUntil, timeout: 30_000 });
+  page.loaded = await page.evaluate(() => performance.getEntriesByType("navigation")[0].loadEventEnd);
+  page.elapsed = performance.now() - started;
+  return page;
+}
+
+async function finished(page) {
+  assert.deepEqual(page.faults, []);
+  assert.equal(await page.evaluate(() => window.hacked), undefined);
+  await page.context().close();
+}
+
+async function accessible(page) {
+  // Playwright's own world is not bound by the page's policy.
+  await page.evaluate(AXE);
+  const { violations } = await page.evaluate(() => axe.run(document, { runOnly: ["wcag2a", "wcag2aa", "wcag21aa", "best-practice"] }));
+  const serious = violations.filter((it) => ["serious", "critical"].includes(it.impact));
+  assert.deepEqual(serious.map((it) => `${it.id}: ${it.nodes.slice(0, 3).map((node) => `${node.html.slice(0, 120)} ${node.any[0]?.message ?? ""}`)}`), []);
+  return violations.length;
+}
+
+async function run(page) {
+  await page.click("#run");
+  await page.waitForFunction(() => !document.getElementById("receipt").textContent.startsWith("Running"), undefined, { timeout: 60_000 });
+}
+
+const shots = values.screenshots;
+if (shots) mkdirSync(shots, { recursive: true });
+const shoot = async (page, name) => shots && page.screenshot({ path: join(shots, `${name}.png`), fullPage: true });
+
+const browser = await chromium.launch({
+  executablePath: "/usr/bin/chromium",
+  args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
+});
+try {
+  const server = await serve();
+  if (values.measure) await measure(server);
+  else await checkAll(server);
+} finally {
+  await browser.close();
+  for (const server of servers) server.kill();
+  rmSync(work, { recursive: true });
+}
+process.exitCode = failures ? 1 : 0;
+
+/** The median of five loads, nothing kept from one to the next. */
+async function measure(server) {
+  console.log("| page | KB transferred | first byte, ms | loaded, ms |\n|---|---|---|---|");
+  for (const [name, path] of Object.entries(PAGES)) {
+    const loads = [];
+    for (let load = 0; load < 5; load++) {
+      const page = await opened(browser, server, path, {}, "load");
+      // The last sizes are still to come.
+      await page.waitForTimeout(50);
+      const first = await page.evaluate(() => performance.getEntriesByType("navigation")[0].responseStart);
+      loads.push({ bytes: page.bytes, first, loaded: page.loaded });
+      await page.context().close();
+    }
+    const median = (field) => loads.map((load) => load[field]).toSorted((a, b) => a - b)[2];
+    console.log(`| ${name} | ${(median("bytes") / 1024).toFixed(1)} | ${median("first").toFixed(0)} | ${median("loaded").toFixed(0)} |`);
+  }
+}
+
+async function checkAll(server) {
+  for (const [name, path] of Object.entries(PAGES)) {
+    for (const width of WIDTHS) {
+      await check(`${name} at ${width}`, async () => {
+        const page = await opened(browser, server, path, { viewport: { width, height: 900 } });
+        assert.equal(page.answer.status(), 200);
+        assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), "it is wider than the screen");
+        assert.ok(page.bytes < KILOBYTES * 1024, `${page.bytes} bytes`);
+        await shoot(page, `${name}-${width}`);
+        const words = `${(page.bytes / 1024).toFixed(1)} KB, loaded after ${page.loaded.toFixed(0)} ms`;
+        const findings = name === "docs" ? 0 : await accessible(page);
+        await finished(page);
+        return `${words}, ${findings} findings of axe that are not serious`;
+      });
+    }
+    await check(`${name} in the dark`, async () => {
+      const page = await opened(browser, server, path, { colorScheme: "dark" });
+      await shoot(page, `${name}-dark`);
+      if (name !== "docs") await accessible(page);
+      await finished(page);
+    });
+    await check(`${name} without scripts`, async () => {
+      const page = await opened(browser, server, path, { javaScriptEnabled: false });
+      assert.ok(await page.locator("h1").isVisible());
+      await page.context().close();
+    });
+  }
+
+  await check("a model that is not there", async () => {
+    const page = await opened(browser, server, `/models/none/${encodeURIComponent("<script>window.hacked=1</script>")}`);
+    assert.equal(page.answer.status(), 404);
+    assert.ok(await page.getByRole("heading", { name: "No such model" }).isVisible());
+    // The browser reports the 404 itself.
+    page.faults = page.faults.filter((fault) => !fault.includes("404"));
+    await finished(page);
+  });
+
+  await check("models: find, sort, table, compare", async () => {
+    const page = await opened(browser, server, "/");
+    const visible = () => page.locator(".card:visible h2").allTextContents();
+    assert.equal((await visible())[0], "mini");
+    await page.fill("#find", "apache");
+    assert.deepEqual((await visible()).toSorted(), ["Qwen3-Embedding-0.6B", "mini"]);
+    await page.fill("#find", "no such thing");
+    assert.ok(await page.locator("#none").isVisible());
+    await page.click("#all");
+    await page.selectOption("#sort", "parameters");
+    assert.equal((await visible())[0], "Qwen3-Embedding-0.6B");
+    await page.selectOption("#status", "comparison");
+    assert.equal((await visible()).length, 4);
+    await page.selectOption("#status", "");
+    await page.click("#as-table");
+    await shoot(page, "models-table");
+    await page.getByRole("checkbox", { name: "Compare mini" }).check();
+    await page.getByRole("checkbox", { name: "Compare jina-embeddings-v3" }).check();
+    await page.getByRole("button", { name: "Compare the ticked" }).click();
+    await page.waitForURL(/compare/);
+    assert.equal(await page.locator("table.compare").first().locator("thead th").count(), 2);
+    assert.ok((await page.locator(".best").count()) > 0);
+    await finished(page);
+  });
+
+  await check("the model page: tabs by keyboard, fillings, copy, the quick start runs", async () => {
+    const page = await opened(browser, server, "/models/mini", { permissions: ["clipboard-read", "clipboard-write"] });
+    await page.focus("#tab-curl");
+    await page.keyboard.press("ArrowRight");
+    assert.ok(await page.locator("#code-openai").isVisible());
+    assert.ok(!(await page.locator("#code-curl").isVisible()));
+    await page.selectOption("#dimensions", "64");
+    await page.selectOption("#task", "text-matching");
+    await page.locator("#code-openai [data-copy]").click();
+    const copied = await page.evaluate(() => navigator.clipboard.readText());
+    assert.match(copied, /dimensions=64/);
+    assert.match(copied, /mini:text-matching/);
+    assert.ok(copied.includes(`${server.url}/v1`));
+    const code = (id) => page.locator(`#code-${id} code`).evaluate((it) => it.textContent);
+    const answer = shell(await code("curl"));
+    assert.equal(JSON.parse(answer).data[0].embedding.length, 64);
+    const outputs = { javascript: javascript(await code("javascript")) };
+    if (values.python) for (const id of ["openai", "langchain"]) outputs[id] = python(await code(id));
+    if (values.rust) outputs.rust = rust(await code("rust"));
+    for (const [id, output] of Object.entries(outputs)) assert.match(output, /^64 dimensions/, id);
+    await finished(page);
+    return ["curl", ...Object.keys(outputs)].join(", ");
+  });
+
+  await check("playground: similarity, and its request as code", async () => {
+    const page = await opened(browser, server, "/playground");
+    await page.getByRole("textbox", { name: "Text 3" }).fill(`It's "quoted" \\ back, 日本 🐦\ntwo lines\u0007`);
+    await run(page);
+    const cells = await page.locator(".heat td").allTextContents();
+    // The first cell is the empty corner.
+    assert.deepEqual([cells[1], cells[5], cells[9]], ["1.000", "1.000", "1.000"], String(cells));
+    assert.ok(Number(cells[2]) > Number(cells[3]), "the train is nearer to the museum than to the departures");
+    assert.match(await page.locator("#receipt").textContent(), /^mini answered · 3 texts · \d+ tokens · [\d,]+ ms · fp_/);
+    await page.locator("#as-code summary").click();
+    const programs = { curl: shell };
+    if (values.rust) programs.Rust = rust;
+    if (values.python) programs.Python = python;
+    programs.JavaScript = javascript;
+    for (const [language, execute] of Object.entries(programs)) {
+      await page.selectOption("#language", language);
+      const output = execute(await page.locator("#code").evaluate((it) => it.textContent));
+      const tokens = /(?:total_tokens["']?:\s*)(\d+)/.exec(output)?.[1];
+      assert.ok((await page.locator("#receipt").textContent()).includes(`${tokens} tokens`), `${language}: ${output.slice(-300)}`);
+    }
+    await shoot(page, "playground-similarity");
+    await accessible(page);
+    await finished(page);
+    return Object.keys(programs).join(", ");
+  });
+
+  await check("playground: types and sizes", async () => {
+    const page = await opened(browser, server, "/playground");
+    const values = [];
+    for (const type of ["float", "int8", "binary"]) {
+      await page.selectOption("#type", type);
+      await page.selectOption("#dimensions", "128");
+      await run(page);
+      values.push(Number((await page.locator(".heat td").allTextContents())[2]));
+    }
+    assert.ok(Math.abs(values[0] - values[1]) < 0.01 && Math.abs(values[0] - values[2]) < 0.3, values);
+    await finished(page);
+  });
+
+  for (const [mode, verify] of Object.entries({
+    "All tasks": async (page) => assert.equal(await page.locator(".heat").count(), 6),
+    Search: async (page) => assert.match(await page.locator(".ranked li").first().textContent(), /Abfahrt/),
+    Tokens: async (page) => {
+      assert.equal(await page.locator(".pieces").count(), 3);
+      assert.ok((await page.locator(".pieces").first().locator(".instruction").count()) > 2);
+      assert.equal(await page.locator(".pieces").first().locator(".special").count(), 2);
+    },
+    "Late chunking": async (page) => {
+      assert.equal(await page.locator(".chunks tbody tr").count(), 4);
+      assert.match(await page.locator(".chunks").textContent(), /3\.9 million/);
+    },
+    Map: async (page) => {
+      assert.equal(await page.locator(".map circle").count(), 12);
+      await page.locator(".map circle").first().focus();
+      assert.match(await page.locator(".map-text").textContent(), /weather/);
+    },
+  })) {
+    for (const width of WIDTHS) {
+      await check(`playground: ${mode} at ${width}`, async () => {
+        const page = await opened(browser, server, "/playground", { viewport: { width, height: 900 } });
+        await page.getByRole("tab", { name: mode }).click();
+        await run(page);
+        await verify(page);
+        assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), "it is wider than the screen");
+        await shoot(page, `playground-${mode.toLowerCase().replaceAll(" ", "-")}-${width}`);
+        await accessible(page);
+        await finished(page);
+      });
+    }
+  }
+
+  await check("playground: a run can be stopped", async () => {
+    const page = await opened(browser, server, "/playground");
+    await page.getByRole("tab", { name: "Map" }).click();
+    await page.fill("#map-texts", Array.from({ length: 300 }, (_, i) => `text ${i} ${"of some length ".repeat(20)}`).join("\n"));
+    await page.click("#run");
+    await page.waitForFunction(() => document.getElementById("progress").value > 0);
+    await page.click("#stop");
+    await page.waitForFunction(() => document.getElementById("receipt").textContent === "Stopped.");
+    assert.ok(await page.locator("#run").isEnabled());
+    await finished(page);
+  });
+
+  await check("playground: empty and wrong inputs say so", async () => {
+    const page = await opened(browser, server, "/playground");
+    for (let rows = 3; rows > 0; rows--) await page.getByRole("button", { name: "Remove this text" }).first().click();
+    await run(page);
+    assert.equal(await page.locator("#problem").textContent(), "There is no text yet.");
+    await page.click("#add");
+    await page.getByRole("textbox", { name: "Text 1" }).fill("word ".repeat(9000));
+    await run(page);
+    assert.match(await page.locator("#problem").textContent(), /maximum context length/);
+    page.faults = page.faults.filter((fault) => !fault.includes("400"));
+    await finished(page);
+  });
+
+  await check("playground: a shared link keeps its texts from the server", async () => {
+    const page = await opened(browser, server, "/playground", { permissions: ["clipboard-read", "clipboard-write"] });
+    await page.getByRole("textbox", { name: "Text 1" }).fill("a secret stork 🐦");
+    await page.getByRole("tab", { name: "All tasks" }).click();
+    await page.click("#share");
+    await page.waitForFunction(() => document.getElementById("shared").textContent === "Copied.");
+    const link = await page.evaluate(() => navigator.clipboard.readText());
+    await finished(page);
+    const asked = [];
+    const other = await browser.newPage();
+    other.on("request", (request) => asked.push(request.url().split("#")[0]));
+    await other.goto(link, { waitUntil: "networkidle" });
+    assert.equal(await other.getByRole("textbox", { name: "Text 1" }).inputValue(), "a secret stork 🐦");
+    assert.equal(await other.locator("[aria-selected=true]").first().textContent(), "All tasks");
+    assert.ok(asked.every((url) => !url.includes("?") && !url.includes("eyJ")), asked);
+    assert.ok(!server.log.includes("secret"), "the log has a text");
+    await other.close();
+  });
+
+  await check("what people write is text and nothing else", async () => {
+    const page = await opened(browser, server, "/playground");
+    const fields = { "#query": HOSTILE, "#passages": HOSTILE, "#chunk-query": HOSTILE, "#document": `${HOSTILE} a. b.`, "#map-texts": `${HOSTILE}\na\nb` };
+    await page.getByRole("textbox", { name: "Text 1" }).fill(HOSTILE);
+    for (const [field, text] of Object.entries(fields)) await page.locator(field).evaluate((it, text) => (it.value = text), text);
+    for (const mode of ["Similarity", "All tasks", "Search", "Tokens", "Late chunking", "Map"]) {
+      await page.getByRole("tab", { name: mode }).click();
+      await run(page);
+      assert.equal(await page.locator("#problem").isVisible(), false, mode);
+      assert.equal(await page.locator("#result img, #result script").count(), 0, mode);
+    }
+    const forged = Buffer.from(JSON.stringify({ mode: "constructor", rows: [{ text: HOSTILE, task: HOSTILE }], dimensions: HOSTILE, mapTask: HOSTILE })).toString("base64url");
+    await page.goto(`${server.url}/playground#${forged}`);
+    await page.goto(`${server.url}/playground#not-base64!`);
+    for (const path of [`/compare?models=${encodeURIComponent(HOSTILE)}`, `/models/${encodeURIComponent(HOSTILE)}/x`, `/?${encodeURIComponent(HOSTILE)}`]) {
+      await page.goto(server.url + path);
+    }
+    page.faults = page.faults.filter((fault) => !fault.includes("404"));
+    await finished(page);
+  });
+
+  await check("an operator's catalogue is text too, with prices and a key", async () => {
+    const folder = join(work, "catalogue");
+    mkdirSync(folder);
+    const quoted = JSON.stringify(HOSTILE);
+    writeFileSync(join(folder, "mini.toml"), `id = "quintet/mini"
+name = ${quoted}
+provider = ${quoted}
+line = ${quoted}
+about = ${quoted}
+capabilities = [${quoted}]
+efficiency = [${quoted}]
+best_for = [${quoted}]
+not_for = [${quoted}]
+faq = [{ question = ${quoted}, answer = ${quoted} }]
+links = [{ title = ${quoted}, url = ${JSON.stringify("https://example.org/\"><script>window.hacked=1</script>")} }]
+benchmarks = [{ name = ${quoted}, metric = ${quoted}, scores = [{ label = ${quoted}, value = 50.0 }], source = ${quoted}, date = "2026", note = ${quoted} }]
+tasks = [{ name = ${quoted}, when = ${quoted}, instruction = ${quoted} }]
+[architecture]
+family = ${quoted}
+pooling = ${quoted}
+positions = ${quoted}
+[languages]
+best = [${quoted}]
+[license]
+id = ${quoted}
+name = ${quoted}
+summary = ${quoted}
+[price]
+realtime_micro_usd_per_million = 20_000
+batch_micro_usd_per_million = 10_000
+`);
+    const key = join(work, "key");
+    writeFileSync(key, "sesame");
+    const keyed = await serve("--catalogue", folder, "--api-key-file", key);
+    for (const path of ["/", "/models/quintet/mini", "/compare?models=quintet/mini,BAAI/bge-m3", "/playground"]) {
+      const page = await opened(browser, keyed, path);
+      assert.equal(await page.locator("main img, main script").count(), 0, path);
+      await finished(page);
+    }
+    const page = await opened(browser, keyed, "/models/quintet/mini");
+    assert.match(await page.locator(".offer").textContent(), /\$0\.02 per million tokens.*\$0\.01/s);
+    await page.goto(`${keyed.url}/playground`);
+    await run(page);
+    assert.match(await page.locator("#problem").textContent(), /API key/);
+    await page.fill("#key", "sesame");
+    await run(page);
+    assert.match(await page.locator("#receipt").textContent(), / · \$0\.0\d* · fp_/);
+    page.faults = page.faults.filter((fault) => !fault.includes("401"));
+    await finished(page);
+  });
+}
+
+function shell(text) {
+  return execFileSync("bash", ["-c", text], { encoding: "utf8", env: environment, stdio: ["ignore", "pipe", "ignore"] });
+}
+
+function javascript(text) {
+  const file = join(work, "program.mjs");
+  writeFileSync(file, text);
+  return execFileSync("node", [file], { encoding: "utf8", env: environment });
+}
+
+function python(text) {
+  const file = join(work, "program.py");
+  writeFileSync(file, text);
+  return execFileSync(values.python, [file], { encoding: "utf8", env: environment });
+}
+
+/** Built in one folder, so that its dependencies are built once. */
+function rust(text) {
+  const folder = join(process.cwd(), "rust");
+  mkdirSync(join(folder, "src"), { recursive: true });
+  writeFileSync(join(folder, "src/main.rs"), text);
+  const manifest = `[package]\nname = "quick-start"\nedition = "2024"\n[dependencies]\nserde_json = "1"\nureq = { version = "3", default-features = false, features = ["json"] }\n[workspace]\n`;
+  writeFileSync(join(folder, "Cargo.toml"), manifest);
+  return execFileSync("cargo", ["run", "--quiet"], { cwd: folder, encoding: "utf8" });
+}
