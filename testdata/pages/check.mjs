@@ -450,5 +450,7 @@ function rust(text) {
   writeFileSync(join(folder, "src/main.rs"), text);
   const manifest = `[package]\nname = "quick-start"\nedition = "2024"\n[dependencies]\nserde_json = "1"\nureq = { version = "3", default-features = false, features = ["json"] }\n[workspace]\n`;
   writeFileSync(join(folder, "Cargo.toml"), manifest);
-  return execFileSync("cargo", ["run", "--quiet"], { cwd: folder, encoding: "utf8" });
+  // Cargo may need the proxy; the program must not ask it.
+  execFileSync("cargo", ["build", "--quiet"], { cwd: folder, env: { ...process.env, CARGO_TARGET_DIR: join(folder, "target") } });
+  return execFileSync(join(folder, "target/debug/quick-start"), { encoding: "utf8", env: environment });
 }
