@@ -133,8 +133,10 @@ impl Operation {
 
     fn call(&self, server: &Running, key: Option<&str>, body: &[u8]) -> Answer {
         let parameters = self.value["parameters"].as_array().into_iter().flatten();
-        let id = parameters.filter_map(|parameter| parameter["example"].as_str());
-        let path = self.path.replace("{id}", id.last().unwrap_or("mini:raw"));
+        let mut id = parameters.filter_map(|parameter| parameter["example"].as_str());
+        let path = self
+            .path
+            .replace("{id}", id.next_back().unwrap_or("mini:raw"));
         let header = key.map(|key| format!("Bearer {key}"));
         let headers: Vec<_> = header
             .iter()

@@ -469,9 +469,7 @@ fn run_histories(cases: u32, database: impl Fn() -> Box<dyn Database>) {
         }
         Ok(())
     });
-    if let Err(error) = tried {
-        panic!("{error}");
-    }
+    assert_eq!(tried.map_err(|error| error.to_string()), Ok(()));
 }
 
 /// A database of its own on the server that `QUINTET_TEST_POSTGRES` names.

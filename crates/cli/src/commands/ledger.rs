@@ -96,12 +96,16 @@ pub(crate) fn run(args: &LedgerArgs, settings: &Settings) -> anyhow::Result<()> 
 fn verify(args: &VerifyArgs, settings: &Settings) -> anyhow::Result<()> {
     let mut state = args.state.open(settings)?;
     let noted = args.contains.as_ref().map(|NotedArg(noted)| noted);
-    let verified = ledger::verify(state.database(), noted).map_err(|error| match error {
-        VerifyError::Database(_) => anyhow::Error::from(error),
-        error => anyhow::Error::from(error).context(
+    let verified = ledger::verify(state.database(), noted).map_err(|error| {
+        let is_unreadable = matches!(error, VerifyError::Database(_));
+        let error = anyhow::Error::from(error);
+        if is_unreadable {
+            return error;
+        }
+        error.context(
             UserError::new("the ledger was changed or damaged")
                 .hint("restore a copy, and compare exports from before"),
-        ),
+        )
     })?;
     let mut output = Output::stdout();
     if args.json {
