@@ -24,6 +24,8 @@ use quintet_server::store::accounts::{self, Change};
 use quintet_server::store::books::{Books, RetryWindow};
 use quintet_server::store::keys::{self, KeyOptions, Scope};
 use quintet_server::store::ledger::{self, Selection};
+#[cfg(feature = "postgres")]
+use quintet_server::store::postgres::Postgres;
 use quintet_server::store::sqlite::Sqlite;
 use quintet_server::store::{
     Database, DatabaseError, Durability, Location, Settled, Store, StoreError, Time, WorkRequest,
@@ -252,6 +254,20 @@ fn two_processes_on_one_file_bill_exactly() {
     assert_eq!(check(&Location::File(path.clone()), &confirmed), 640);
 }
 
+/// Ends every connection to a database, and lets nobody in for a moment.
+#[cfg(feature = "postgres")]
+fn cut_connections(name: &str) {
+    let server = std::env::var("QUINTET_TEST_POSTGRES").unwrap();
+    let mut database = Postgres::connect(&server).unwrap();
+    let mut run = |sql: String| database.script(&sql).unwrap();
+    run(format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false"));
+    run(format!(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
+    ));
+    std::thread::sleep(Duration::from_millis(50));
+    run(format!("ALTER DATABASE {name} ALLOW_CONNECTIONS true"));
+}
+
 /// Three servers share a database; one is killed, and the connections of all are cut.
 #[cfg(feature = "postgres")]
 #[test]
@@ -275,9 +291,7 @@ fn servers_that_share_a_database_bill_exactly() {
     let mut said = heard(&mut children[0].1, 100);
     children[0].0.kill().unwrap();
     said.extend(heard(&mut children[1].1, 100));
-    postgres::set_open(NAME, false);
-    std::thread::sleep(Duration::from_millis(50));
-    postgres::set_open(NAME, true);
+    cut_connections(NAME);
     for (mut child, mut stdout) in children {
         said.extend(heard(&mut stdout, usize::MAX));
         child.wait().unwrap();

@@ -17,17 +17,3 @@ pub(crate) fn fresh(name: &str) -> Option<Location> {
     let (host, _) = address.rsplit_once('/').unwrap();
     Some(format!("{host}/{name}?{parameters}").parse().unwrap())
 }
-
-/// Lets nobody into the database, or everybody again, and ends the connections to it.
-#[allow(dead_code, reason = "not every test breaks connections")]
-pub(crate) fn set_open(name: &str, is_open: bool) {
-    let server = std::env::var("QUINTET_TEST_POSTGRES").unwrap();
-    let mut database = Postgres::connect(&server).unwrap();
-    let allow = format!("ALTER DATABASE {name} ALLOW_CONNECTIONS {is_open}");
-    database.script(&allow).unwrap();
-    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1";
-    // The answer is of a type that no table here has.
-    database
-        .execute(&end.replace("$1", &format!("'{name}'")), &[])
-        .unwrap();
-}
