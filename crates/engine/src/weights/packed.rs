@@ -269,13 +269,17 @@ impl<'a> WeightReader<'a> {
     /// What the columns of a matrix are smoothed by: the norm before it, if one stands there, tells
     /// which numbers of its rows are large.
     fn smoothing(&self, index: usize) -> Result<Vec<f32>, CheckpointError> {
-        let norm = match Part::of_matrix(index) {
-            Part::Wqkv(0) => self.norm(Part::EmbeddingNorm)?,
-            Part::Wqkv(layer) => self.norm(Part::Norm2(layer - 1))?,
-            Part::Fc1(layer) => self.norm(Part::Norm1(layer))?,
-            part => return Ok(vec![1.0; part.weight_shape(&self.checkpoint.config)[1]]),
+        let part = Part::of_matrix(index);
+        let norm = if let Part::Wqkv(layer) = part {
+            layer
+                .checked_sub(1)
+                .map_or(Part::EmbeddingNorm, Part::Norm2)
+        } else if let Part::Fc1(layer) = part {
+            Part::Norm1(layer)
+        } else {
+            return Ok(vec![1.0; part.weight_shape(&self.checkpoint.config)[1]]);
         };
-        Ok(smoothing_of(&norm))
+        Ok(smoothing_of(&self.norm(norm)?))
     }
 }
 
