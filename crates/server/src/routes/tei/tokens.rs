@@ -172,13 +172,15 @@ pub async fn info(State(app): State<SharedApp>, headers: HeaderMap) -> Result<Re
     let config = app.config.clone();
     json_response(1, move || {
         let model = &service.model;
+        let precision = model.embedder.precision();
         // Written here, because it borrows from the model.
         serde_json::to_value(Info {
             model_id: model.id(),
             model_sha: None,
-            model_dtype: match model.embedder.precision() {
-                precision if precision == Precision::Exact => "float32",
-                precision => precision.name(),
+            model_dtype: if precision == Precision::Exact {
+                "float32"
+            } else {
+                precision.name()
             },
             model_type: json!({"embedding": {"pooling": "mean"}}),
             max_concurrent_requests: config.limits.connections,
