@@ -243,7 +243,7 @@ impl Embedder {
     }
 
     /// Runs the next step of a pass; the last one gives the rows and ends it. A step at the true size is
-    /// up to 75 ms of one core ([`crate::encoder`]).
+    /// about 75 ms of one core, whatever the batch.
     ///
     /// # Errors
     /// [`EmbedError::Forward`] when the device fails; the pass is lost then.
