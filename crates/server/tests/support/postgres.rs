@@ -4,6 +4,7 @@ use quintet_server::store::postgres::Postgres;
 use quintet_server::store::{Database, Location};
 
 /// A new, empty database of this name; says why there is none where no server is named.
+#[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
 pub(crate) fn fresh(name: &str) -> Option<Location> {
     let Ok(server) = std::env::var("QUINTET_TEST_POSTGRES") else {
         eprintln!("skipped: needs QUINTET_TEST_POSTGRES=postgres://USER@HOST/postgres");
