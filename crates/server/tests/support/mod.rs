@@ -145,10 +145,12 @@ impl Drop for Running {
     }
 }
 
-/// Statuses are answers, not errors.
+/// Statuses are answers, not errors. No connection is used again: the server of a test may listen where
+/// that of another did, or have closed one whose body it did not want.
 static AGENT: LazyLock<Arc<ureq::Agent>> = LazyLock::new(|| {
     let config = ureq::Agent::config_builder()
         .http_status_as_error(false)
+        .max_idle_connections(0)
         .build();
     Arc::new(config.into())
 });
