@@ -52,7 +52,7 @@ class Shape:
 
 @dataclass
 class Schedule:
-    """Lengths are in steps (of the body in windows of 4096 texts), so that a pause or a slower machine changes no result."""
+    """Lengths are in steps (of the body in windows of `body.WINDOW` texts), so that a pause or a slower machine changes no result."""
 
     seed: int = 20_261_123
     teacher_sentences: int = 346_112
