@@ -9,8 +9,7 @@
 //! - `queue`: the texts that wait, and the requests that they belong to
 //! - `worker`: the thread that runs the model, step by step
 //!
-//! Routes call [`Batcher::embed`], or [`Batcher::tokenize`] and [`Batcher::forward`] when they pool
-//! other spans than whole texts.
+//! Routes call [`Batcher::tokenize`], let the request be billed, and call [`Batcher::forward`].
 
 mod fair_queue;
 mod policy;
@@ -116,28 +115,6 @@ pub struct Tokenized {
     pub cut_at: Option<usize>,
 }
 
-/// One text's pooled row and what it was made of.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Pooled {
-    /// Sum of the final hidden states, `[hidden]`; [`Embedder::finish`] makes the embedding.
-    pub sum: Vec<f32>,
-    /// Tokens that the model saw.
-    pub tokens: usize,
-    /// Whether the tail was cut off.
-    pub truncated: bool,
-    /// As [`Tokenized::cut_at`].
-    pub cut_at: Option<usize>,
-}
-
-/// All texts of a request, pooled, and how long it took.
-#[derive(Debug, Clone, PartialEq)]
-pub struct PooledInputs {
-    /// In the order of the inputs.
-    pub pooled: Vec<Pooled>,
-    /// How long the steps took.
-    pub times: StepTimes,
-}
-
 /// How long a request spent where.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct StepTimes {
@@ -221,52 +198,6 @@ impl Batcher {
             tokenizing: Arc::new(Semaphore::new(limits.tokenizing_threads.max(1))),
             limits,
             worker: Mutex::new(Some(worker)),
-        })
-    }
-
-    /// Embeds texts up to the pooled row, in the order of `inputs`.
-    ///
-    /// # Errors
-    /// [`BatchError`]; nothing has run then, unless the device failed.
-    pub async fn embed(
-        &self,
-        inputs: Vec<OwnedInput>,
-        overlong: Overlong,
-        tier: Tier,
-    ) -> Result<PooledInputs, BatchError> {
-        let started = Instant::now();
-        let (tokenized, reservation) = self.tokenize(inputs, overlong).await?;
-        let tokenize = started.elapsed();
-        let receipts: Vec<_> = tokenized
-            .iter()
-            .map(|text| {
-                let Prepared {
-                    sequence,
-                    truncated,
-                } = &text.prepared;
-                (sequence.token_ids.len(), *truncated, text.cut_at)
-            })
-            .collect();
-        let sequences = tokenized
-            .into_iter()
-            .map(|text| text.prepared.sequence)
-            .collect();
-        let forwarded = self.forward(sequences, reservation, tier).await?;
-        let pooled = forwarded.pooled.into_iter().zip(receipts);
-        Ok(PooledInputs {
-            pooled: pooled
-                .map(|(mut rows, (tokens, truncated, cut_at))| Pooled {
-                    sum: rows.swap_remove(0),
-                    tokens,
-                    truncated,
-                    cut_at,
-                })
-                .collect(),
-            times: StepTimes {
-                tokenize,
-                queue: forwarded.queue_time,
-                forward: forwarded.forward_time,
-            },
         })
     }
 
