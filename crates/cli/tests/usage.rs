@@ -174,7 +174,7 @@ fn the_environment_sets_what_no_flag_does() {
     assert_snapshot!(embed(("QUINTET_ISA", "mmx")), @r#"
     exit 1
     --- stderr
-    error: QUINTET_ISA is `mmx`, expected `portable` or `avx2` or `avx512` or `neon`
+    error: QUINTET_ISA is `mmx`, expected `portable` or `avx2` or `avx512` or `amx` or `neon`
     "#);
 }
 

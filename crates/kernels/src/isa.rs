@@ -18,6 +18,9 @@ pub enum Isa {
     /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI: 16 lanes of f32, integer dot products.
     /// Operations without a version of their own run that of AVX2.
     Avx512,
+    /// The same with VBMI and the matrix unit, AMX with products of bf16 and of bytes, where Linux
+    /// lets the process use it. Operations without a version of their own run that of AVX-512.
+    Amx,
     /// 64-bit Arm with NEON, which all of them have: 4 lanes of f32, fused multiply-add, and
     /// integer dot products where the processor has them, which changes no bit.
     Neon,
@@ -25,7 +28,7 @@ pub enum Isa {
 
 impl Isa {
     /// Every instruction set; those of one architecture slowest first.
-    pub const ALL: &[Isa] = &[Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Neon];
+    pub const ALL: &[Isa] = &[Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Amx, Isa::Neon];
 
     /// Whether this processor can run it.
     pub fn is_available(self) -> bool {
@@ -42,8 +45,14 @@ impl Isa {
                     && is_x86_feature_detected!("avx512vl")
                     && is_x86_feature_detected!("avx512vnni")
             }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => {
+                Isa::Avx512.is_available()
+                    && is_x86_feature_detected!("avx512vbmi")
+                    && crate::amx::is_available()
+            }
             #[cfg(not(target_arch = "x86_64"))]
-            Isa::Avx2 | Isa::Avx512 => false,
+            Isa::Avx2 | Isa::Avx512 | Isa::Amx => false,
             // The kernels read lanes of words and of bytes in the order of a little-endian machine.
             Isa::Neon => cfg!(all(target_arch = "aarch64", target_endian = "little")),
         }
@@ -64,6 +73,7 @@ impl Isa {
             Isa::Portable => "portable",
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
+            Isa::Amx => "amx",
             Isa::Neon => "neon",
         }
     }
@@ -109,8 +119,8 @@ impl Error for ParseIsaError {}
 ///
 /// A new instruction set is one more arm here and one more line at each use. The versions are
 /// safe `#[target_feature]` functions: what makes calling one `unsafe` is only whether the
-/// processor has the instructions. Without `avx512` that set runs the version of AVX2; without
-/// `neon` that set runs the portable one, which the compiler vectorises for it.
+/// processor has the instructions. Without `amx` that set runs the version of AVX-512, without
+/// `avx512` that of AVX2; without `neon` that set runs the portable one, which the compiler vectorises for it.
 macro_rules! per_isa {
     // What a set without a version of its own runs stands first, then its own.
     (@own $fallback:expr, ) => {
@@ -122,7 +132,7 @@ macro_rules! per_isa {
     (@call $($version:ident)::+ ($($argument:expr),*)) => {{
         #[expect(unsafe_code, reason = "the call needs a processor with the instruction set")]
         // SAFETY: an `Isa` reaches the kernels inside a `Cpu` only, and `Cpu::new` asserts that
-        // the processor has it; AVX-512 includes AVX2 and FMA.
+        // the processor has it; AMX includes AVX-512, which includes AVX2 and FMA.
         let result = unsafe { $($version)::+($($argument),*) };
         result
     }};
@@ -131,6 +141,7 @@ macro_rules! per_isa {
         portable => $portable:expr,
         avx2 => $($avx2:ident)::+ ($($argument:expr),* $(,)?)
         $(, avx512 => $($avx512:ident)::+ ($($argument512:expr),* $(,)?))?
+        $(, amx => $($amx:ident)::+ ($($argument_amx:expr),* $(,)?))?
         $(, neon => $($neon:ident)::+ ($($argument_neon:expr),* $(,)?))?
         $(,)?
     ) => {
@@ -145,13 +156,21 @@ macro_rules! per_isa {
                 @own $crate::isa::per_isa!(@call $($avx2)::+ ($($argument),*)),
                 $($($avx512)::+ ($($argument512),*))?
             ),
+            #[cfg(target_arch = "x86_64")]
+            $crate::isa::Isa::Amx => $crate::isa::per_isa!(
+                @own $crate::isa::per_isa!(
+                    @own $crate::isa::per_isa!(@call $($avx2)::+ ($($argument),*)),
+                    $($($avx512)::+ ($($argument512),*))?
+                ),
+                $($($amx)::+ ($($argument_amx),*))?
+            ),
             #[cfg(target_arch = "aarch64")]
             $crate::isa::Isa::Neon => $crate::isa::per_isa!(
                 @own $portable,
                 $($($neon)::+ ($($argument_neon),*))?
             ),
             #[cfg(not(target_arch = "x86_64"))]
-            $crate::isa::Isa::Avx2 | $crate::isa::Isa::Avx512 => {
+            $crate::isa::Isa::Avx2 | $crate::isa::Isa::Avx512 | $crate::isa::Isa::Amx => {
                 unreachable!("`Cpu::new` refuses what the processor lacks")
             }
             #[cfg(not(target_arch = "aarch64"))]
@@ -179,7 +198,8 @@ mod tests {
         let error = "avx9".parse::<Isa>().unwrap_err();
         assert_eq!(
             error.to_string(),
-            "instruction set `avx9`, expected `portable` or `avx2` or `avx512` or `neon`"
+            "instruction set `avx9`, expected `portable` or `avx2` or `avx512` or `amx` \
+             or `neon`"
         );
     }
 

@@ -69,7 +69,6 @@ fn multiply_integers(
     dot: impl Fn(__m512i, __m512i, __m512i) -> __m512i,
     tile: &mut [F32x16],
 ) {
-    let is_first = block.is_first();
     let panel_len = lines.len() / (tile.len() / block.rows.len());
     let steps = Steps {
         zero: _mm512_setzero_si512(),
@@ -80,21 +79,35 @@ fn multiply_integers(
         },
         add: |sums, place: Place, line: &mut F32x16| {
             let head = &lines[place.panel * panel_len..][..HEAD];
-            let (scales, weights) = (load_words(&head[0]), load_words(&head[1]));
-            let (x_scale, x_zero) = block.x_scale(place.row);
-            let zeros = _mm512_mullo_epi32(weights, _mm512_set1_epi32(x_zero));
-            let sums = _mm512_cvtepi32_ps(_mm512_sub_epi32(sums, zeros));
-            let scaled = _mm512_mul_ps(sums, _mm512_castsi512_ps(scales));
-            let start = if is_first {
-                _mm512_setzero_ps()
-            } else {
-                load_line(line)
-            };
-            store_line(
-                line,
-                _mm512_fmadd_ps(scaled, _mm512_set1_ps(x_scale), start),
-            );
+            add_integers(block, head, sums, place.row, line);
         },
     };
     walk::<4, 4, 4, 4, 4, 4, _, _, _>(block, lines, HEAD, &steps, tile);
+}
+
+/// Scales the sums of a block of k for a row of the task and adds them to its line of a panel.
+#[inline]
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn add_integers(
+    block: &Block<'_>,
+    head: &[Words],
+    sums: __m512i,
+    row: usize,
+    line: &mut F32x16,
+) {
+    let (scales, weights) = (load_words(&head[0]), load_words(&head[1]));
+    let (x_scale, x_zero) = block.x_scale(row);
+    // Both factors fit 16 bits, or `x_zero` is 0 (`integers.rs`).
+    let zeros = _mm512_madd_epi16(weights, _mm512_set1_epi32(x_zero));
+    let sums = _mm512_cvtepi32_ps(_mm512_sub_epi32(sums, zeros));
+    let scaled = _mm512_mul_ps(sums, _mm512_castsi512_ps(scales));
+    let start = if block.is_first() {
+        _mm512_setzero_ps()
+    } else {
+        load_line(line)
+    };
+    store_line(
+        line,
+        _mm512_fmadd_ps(scaled, _mm512_set1_ps(x_scale), start),
+    );
 }

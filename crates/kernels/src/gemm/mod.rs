@@ -24,6 +24,8 @@
 //! on where its row stands.
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -55,8 +57,8 @@ pub use storage::SharedBytes;
 /// a panel of bf16 weights 8 KiB: half of L2, a quarter of L1. Changing it changes the results.
 const K_BLOCK: usize = 256;
 
-/// Row panels of a task, at most.
-const ROW_PANELS_PER_TASK: usize = 32;
+/// Rows of a task, at most.
+const ROWS_PER_TASK: usize = 192;
 
 /// Panels of weights of a task, at most; they share the row block that is in L2.
 const PANELS_PER_TASK: usize = 16;
@@ -108,7 +110,16 @@ pub struct Product<'a> {
 #[derive(Default)]
 pub struct GemmScratch {
     rows: PackedRows,
-    tiles: PerWorker<Vec<F32x16>>,
+    tasks: PerWorker<TaskScratch>,
+}
+
+/// Memory of one task.
+#[derive(Default)]
+struct TaskScratch {
+    /// Its sums: [panels, rows].
+    tile: Vec<F32x16>,
+    #[cfg(target_arch = "x86_64")]
+    columns: amx::Columns,
 }
 
 /// Writes `epilogue(x · weightsᵀ + bias + low-rank part)` to `out` [m, n].
@@ -118,18 +129,26 @@ pub struct GemmScratch {
 pub fn product(cpu: &Cpu, scratch: &mut GemmScratch, product: &Product<'_>, out: &mut [f32]) {
     let row_count = product.checked_rows(out.len());
     scratch.rows.pack(cpu, product);
-    scratch.tiles.prepare(cpu.threads());
-    let plan = Plan::new(row_count, product.weights.panels(), cpu.threads());
+    scratch.tasks.prepare(cpu.threads());
+    let panel_rows = scratch.rows.panel_rows();
+    let plan = Plan::new(
+        row_count,
+        panel_rows,
+        product.weights.panels(),
+        cpu.threads(),
+    );
     let finish = Finish {
         product,
         rows: &scratch.rows,
         out: DisjointSlice::new(out),
     };
-    let tiles = &scratch.tiles;
+    let tasks = &scratch.tasks;
     cpu.pool().run(plan.tasks(), &|task, worker| {
         let (rows, panels) = plan.task(task);
-        let tile = &mut *tiles.of(worker);
-        tile.resize(rows.len() * panels.len(), F32x16::default());
+        let scratch = &mut *tasks.of(worker);
+        let tile = &mut scratch.tile;
+        let tile_rows = finish.rows.tile_rows(rows.len());
+        tile.resize(tile_rows * panels.len(), F32x16::default());
         for k in product.weights.k_blocks() {
             let block = Block {
                 x: finish.rows,
@@ -142,13 +161,14 @@ pub fn product(cpu: &Cpu, scratch: &mut GemmScratch, product: &Product<'_>, out:
                 portable => portable::multiply(&block, tile),
                 avx2 => avx2::multiply(&block, tile),
                 avx512 => avx512::multiply(&block, cpu.is_wide(), tile),
+                amx => amx::multiply(&block, cpu.is_wide(), &mut scratch.columns, tile),
                 neon => neon::multiply(&block, tile),
             );
         }
         for start in rows.clone().step_by(FINISHED_ROWS) {
             let part = start..rows.end.min(start + FINISHED_ROWS);
             let lines = part.start - rows.start..part.end - rows.start;
-            for (panel, sums) in panels.clone().zip(tile.chunks_exact(rows.len())) {
+            for (panel, sums) in panels.clone().zip(tile.chunks_exact(tile_rows)) {
                 let (part, sums) = (part.clone(), &sums[lines.clone()]);
                 per_isa!(
                     cpu.isa(),
@@ -193,6 +213,8 @@ impl Product<'_> {
 /// How the output is cut into tasks. Any cut gives the same bits.
 struct Plan {
     rows: usize,
+    /// Rows that stay together.
+    panel_rows: usize,
     row_panels: usize,
     row_blocks: usize,
     panels: usize,
@@ -201,9 +223,9 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(rows: usize, panels: usize, threads: usize) -> Plan {
-        let row_panels = rows.div_ceil(ROWS);
-        let row_blocks = row_panels.div_ceil(ROW_PANELS_PER_TASK);
+    fn new(rows: usize, panel_rows: usize, panels: usize, threads: usize) -> Plan {
+        let row_panels = rows.div_ceil(panel_rows);
+        let row_blocks = row_panels.div_ceil(ROWS_PER_TASK / panel_rows);
         let wanted = match threads {
             1 => 1,
             _ => (threads * TASKS_PER_THREAD).div_ceil(row_blocks.max(1)),
@@ -211,6 +233,7 @@ impl Plan {
         let groups = wanted.max(panels.div_ceil(PANELS_PER_TASK));
         Plan {
             rows,
+            panel_rows,
             row_panels,
             row_blocks,
             panels,
@@ -227,7 +250,8 @@ impl Plan {
     /// Rows and panels of a task; all panels for the first rows come first.
     fn task(&self, task: usize) -> (Range<usize>, Range<usize>) {
         let row_panels = part(self.row_panels, self.row_blocks, task / self.groups);
-        let rows = row_panels.start * ROWS..self.rows.min(row_panels.end * ROWS);
+        let rows =
+            row_panels.start * self.panel_rows..self.rows.min(row_panels.end * self.panel_rows);
         let units = self.panels.div_ceil(PANELS_AT_ONCE);
         let units = part(units, self.groups, task % self.groups);
         let panels = units.start * PANELS_AT_ONCE..self.panels.min(units.end * PANELS_AT_ONCE);
@@ -246,7 +270,7 @@ fn part(count: usize, parts: usize, index: usize) -> Range<usize> {
 /// Its tile is [panels, rows] lines; the block at the start of k overwrites it, the others add.
 struct Block<'a> {
     x: &'a PackedRows,
-    /// Starts at a multiple of `ROWS`.
+    /// Starts at a multiple of the rows of a panel.
     rows: Range<usize>,
     k: Range<usize>,
     weights: Lines<'a>,
@@ -262,6 +286,14 @@ impl<'a> Block<'a> {
     #[inline(always)]
     fn x_steps(&self, panel: usize) -> &'a [[u32; ROWS]] {
         self.x.steps(self.rows.start / ROWS + panel, self.k.clone())
+    }
+
+    /// The tiles of 16 rows of the task over this block of k.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn x_tiles(&self, tile: usize) -> &'a [crate::amx::Tile] {
+        let tile = self.rows.start / amx::TILE_ROWS + tile;
+        self.x.tiles(tile, self.k.clone())
     }
 
     /// Scale and zero of the integers of a row of the task.

@@ -2,15 +2,27 @@
 
 use std::ops::Range;
 
+#[cfg(target_arch = "x86_64")]
+use super::amx::{Cut, TILE_ROWS};
 use super::integers::{Integers, ROW_HEAD, RowScale, WORDS, k_blocks};
-use super::{K_BLOCK, Product, Segment};
+use super::{K_BLOCK, PackedMatrix, Product, Segment};
 use crate::Cpu;
+#[cfg(target_arch = "x86_64")]
+use crate::Isa;
+#[cfg(target_arch = "x86_64")]
+use crate::amx::Tile;
 use crate::isa::per_isa;
+#[cfg(target_arch = "x86_64")]
+use crate::threads::DisjointSlice;
 use crate::tile::ROWS;
+#[cfg(target_arch = "x86_64")]
+use crate::tile::Words;
 
 /// Rows of `x` in panels of 6, one lane a row: for each panel one line a step of k (the bits of a
 /// number, or a word of integers), for integers scale and zero of each block of k, then each side
 /// product `x · lora_aᵀ`. Lanes past the last row are not read.
+///
+/// Where AMX reads the numbers, they are in tiles of 16 rows instead, and the lines have no steps.
 #[derive(Default)]
 pub(super) struct PackedRows {
     integers: Option<Integers>,
@@ -21,6 +33,14 @@ pub(super) struct PackedRows {
     /// Lines of a panel: steps, scales and zeros, and the highest rank of the call.
     depth: usize,
     lines: Vec<[u32; ROWS]>,
+    /// Length of a row.
+    #[cfg(target_arch = "x86_64")]
+    k: usize,
+    #[cfg(target_arch = "x86_64")]
+    cut: Option<Cut>,
+    /// [rows / 16, tiles of k].
+    #[cfg(target_arch = "x86_64")]
+    tiles: Vec<Tile>,
 }
 
 impl PackedRows {
@@ -39,11 +59,24 @@ impl PackedRows {
         let ranks = loras.map(|lora| lora.rank()).max().unwrap_or(0);
         self.integers = integers;
         self.steps = integers.map_or(k, |integers| integers.words(k));
+        #[cfg(target_arch = "x86_64")]
+        {
+            self.k = k;
+            let is_amx = cpu.isa() == Isa::Amx;
+            self.cut = is_amx.then(|| Cut::of(weights.format())).flatten();
+            if self.cut.is_some() {
+                self.steps = 0;
+            }
+        }
         self.scales = scales;
         self.depth = self.steps + scales + ranks;
         let row_count = x.len() / k;
         self.lines
             .resize(row_count.div_ceil(ROWS) * self.depth, [0; ROWS]);
+        #[cfg(target_arch = "x86_64")]
+        if let Some(cut) = self.cut {
+            return self.pack_tiles(cpu, product, cut);
+        }
         let steps = self.steps;
         let work = |panel, lines: &mut [[u32; ROWS]]| {
             let rows = panel * ROWS..row_count.min((panel + 1) * ROWS);
@@ -51,16 +84,99 @@ impl PackedRows {
             let (scales, side) = rest.split_at_mut(scales);
             let x = &x[rows.start * k..rows.end * k];
             match integers {
-                Some(integers) => {
-                    let smoothing = weights.inverse_smoothing();
-                    interleave_integers(cpu, integers, smoothing, x, k, steps, scales);
-                }
+                Some(integers) => interleave_integers(cpu, integers, weights, x, steps, scales),
                 None => interleave(x, k, steps, |number| number.to_bits()),
             }
             side_products(cpu, rows, x, segments, side);
         };
         cpu.pool()
             .for_each_chunk(&mut self.lines, self.depth, &work);
+    }
+
+    /// The same with the numbers in tiles.
+    #[cfg(target_arch = "x86_64")]
+    fn pack_tiles(&mut self, cpu: &Cpu, product: &Product<'_>, cut: Cut) {
+        /// Whole tiles and whole panels.
+        const ROWS_PER_TASK: usize = ROWS * TILE_ROWS / 2;
+        let Product {
+            x,
+            weights,
+            segments,
+            ..
+        } = product;
+        let (k, depth) = (weights.k(), self.depth);
+        let (row_count, len) = (x.len() / k, cut.tiles(k));
+        self.tiles.resize(
+            row_count.div_ceil(TILE_ROWS) * len,
+            [Words::default(); TILE_ROWS],
+        );
+        let tiles = DisjointSlice::new(&mut self.tiles);
+        let lines = DisjointSlice::new(&mut self.lines);
+        let scales = self.scales;
+        let work = |task, _| {
+            let first = task * ROWS_PER_TASK;
+            let rows = first..row_count.min(first + ROWS_PER_TASK);
+            let parts = |size: usize| first / size..rows.end.div_ceil(size);
+            let (tile_range, panels) = (parts(TILE_ROWS), parts(ROWS));
+            #[expect(unsafe_code, reason = "tasks write disjoint parts")]
+            // SAFETY: the rows of a task are whole tiles and whole panels, but for the last ones.
+            let (tiles, lines) = unsafe {
+                (
+                    tiles.range(tile_range.start * len..tile_range.end * len),
+                    lines.range(panels.start * depth..panels.end * depth),
+                )
+            };
+            let x = &x[rows.start * k..rows.end * k];
+            for (tile, (x, tiles)) in x
+                .chunks(TILE_ROWS * k)
+                .zip(tiles.chunks_exact_mut(len))
+                .enumerate()
+            {
+                let mut put_scale = |row: usize, block: usize, scale: RowScale| {
+                    let row = tile * TILE_ROWS + row;
+                    let head = &mut lines[row / ROWS * depth + block * ROW_HEAD..][..ROW_HEAD];
+                    head[0][row % ROWS] = scale.scale.to_bits();
+                    head[1][row % ROWS] = scale.zero.cast_unsigned();
+                };
+                per_isa!(@call super::amx::pack_rows (weights, x, tiles, &mut put_scale));
+            }
+            for (panel, lines) in lines.chunks_exact_mut(depth.max(1)).enumerate() {
+                let rows = first + panel * ROWS..row_count.min(first + (panel + 1) * ROWS);
+                let x = &x[(rows.start - first) * k..(rows.end - first) * k];
+                side_products(cpu, rows, x, segments, &mut lines[scales..]);
+            }
+        };
+        cpu.pool().run(row_count.div_ceil(ROWS_PER_TASK), &work);
+    }
+
+    /// Rows that a task takes together.
+    pub(super) fn panel_rows(&self) -> usize {
+        #[cfg(target_arch = "x86_64")]
+        if self.cut.is_some() {
+            // Two tiles, so that a tile of weights is used twice.
+            return 2 * TILE_ROWS;
+        }
+        ROWS
+    }
+
+    /// Lines of a panel for some rows of a task: whole tiles, where there are any.
+    pub(super) fn tile_rows(&self, rows: usize) -> usize {
+        #[cfg(target_arch = "x86_64")]
+        if self.cut.is_some() {
+            return rows.next_multiple_of(TILE_ROWS);
+        }
+        rows
+    }
+
+    /// The tiles of 16 rows over one block of k.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub(super) fn tiles(&self, tile: usize, k: Range<usize>) -> &[Tile] {
+        let Some(cut) = self.cut else {
+            return &[];
+        };
+        let len = cut.tiles(self.k);
+        &self.tiles[tile * len..][cut.tiles(k.start)..cut.tiles(k.end)]
     }
 
     /// The steps of a panel over one block of k.
@@ -107,26 +223,19 @@ fn interleave<T: Copy>(rows: &[T], len: usize, lines: &mut [[u32; ROWS]], bits: 
 fn interleave_integers(
     cpu: &Cpu,
     integers: Integers,
-    inverse_smoothing: Option<&[f32]>,
+    weights: &PackedMatrix,
     x: &[f32],
-    k: usize,
     steps: &mut [[u32; ROWS]],
     scales: &mut [[u32; ROWS]],
 ) {
+    let k = weights.k();
     let mut words = [0; ROWS * WORDS];
     let mut smoothed = [0.0; K_BLOCK];
     for (k_block, scales) in k_blocks(k).zip(scales.chunks_exact_mut(ROW_HEAD)) {
         let len = integers.words(k_block.len());
         let rows = x.chunks_exact(k).zip(words.chunks_exact_mut(len));
         for (lane, (x, words)) in rows.enumerate() {
-            let mut numbers = &x[k_block.clone()];
-            if let Some(factors) = inverse_smoothing {
-                let factors = &factors[k_block.clone()];
-                for ((smoothed, number), factor) in smoothed.iter_mut().zip(numbers).zip(factors) {
-                    *smoothed = number * factor;
-                }
-                numbers = &smoothed[..numbers.len()];
-            }
+            let numbers = smooth(weights, x, k_block.clone(), &mut smoothed);
             let RowScale { scale, zero, .. } = per_isa!(
                 cpu.isa(),
                 portable => integers.pack_row(numbers, words),
@@ -143,6 +252,25 @@ fn interleave_integers(
             word ^ flipped
         });
     }
+}
+
+/// The numbers of a row in a block of k, smoothed if their weights are.
+#[inline(always)]
+pub(super) fn smooth<'a>(
+    weights: &PackedMatrix,
+    row: &'a [f32],
+    k: Range<usize>,
+    smoothed: &'a mut [f32; K_BLOCK],
+) -> &'a [f32] {
+    let numbers = &row[k.clone()];
+    let Some(factors) = weights.inverse_smoothing() else {
+        return numbers;
+    };
+    let smoothed = &mut smoothed[..numbers.len()];
+    for ((smoothed, number), factor) in smoothed.iter_mut().zip(numbers).zip(&factors[k]) {
+        *smoothed = number * factor;
+    }
+    smoothed
 }
 
 /// The side products of some rows, each with the adapter of its segment.

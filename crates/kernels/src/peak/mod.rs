@@ -34,7 +34,7 @@ pub(crate) fn measure_gflops(isa: Isa) -> f64 {
 pub(crate) fn is_wide(isa: Isa) -> bool {
     static IS_WIDE: OnceLock<bool> = OnceLock::new();
     let measure = || best_of(Isa::Avx512, 3) > 1.25 * best_of(Isa::Avx2, 3);
-    isa == Isa::Avx512 && *IS_WIDE.get_or_init(measure)
+    matches!(isa, Isa::Avx512 | Isa::Amx) && *IS_WIDE.get_or_init(measure)
 }
 
 fn best_of(isa: Isa, runs: usize) -> f64 {
