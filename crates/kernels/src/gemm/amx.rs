@@ -13,13 +13,17 @@
 //! panels into tiles before it uses them for all its rows. f32 weights go through AVX-512.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
-use super::integers::{self, HEAD, Integers, RowScale, k_blocks};
+use super::avx512::RowScaleLanes;
+use super::integers::{self, HEAD, Integers, ROW_HEAD, k_blocks};
 use super::rows::smooth;
 use super::{Block, Format, K_BLOCK, Lines, PackedMatrix, avx2, avx512};
 use crate::amx::{Tile, Tiles};
 use crate::avx512::{load_bf16_pair, load_numbers, load_words, store_words};
+use crate::isa::per_isa;
 use crate::tile::{Bf16x16, COLUMNS, F32x16, Words};
+use crate::{Cpu, Isa};
 
 /// Rows of a tile.
 pub(super) const TILE_ROWS: usize = 16;
@@ -66,6 +70,68 @@ impl Cut {
     }
 }
 
+/// Rows of x in tiles: for each 16 rows the tiles of all steps of k, then, for integers, as lines of
+/// more tiles the scales and zeros of each block of k.
+#[derive(Default)]
+pub(super) struct TiledRows {
+    /// `None` if the unit has no use for the rows.
+    cut: Option<Cut>,
+    /// Tiles of 16 rows that are numbers.
+    steps: usize,
+    /// All their tiles.
+    depth: usize,
+    tiles: Vec<Tile>,
+}
+
+impl TiledRows {
+    /// Replaces the content by the rows `x`, if AMX multiplies them with these weights.
+    pub(super) fn pack(&mut self, cpu: &Cpu, weights: &PackedMatrix, x: &[f32]) -> bool {
+        let is_amx = cpu.isa() == Isa::Amx;
+        self.cut = is_amx.then(|| Cut::of(weights.format())).flatten();
+        let Some(cut) = self.cut else {
+            return false;
+        };
+        let k = weights.k();
+        let scales = weights
+            .integers()
+            .map_or(0, |_| k.div_ceil(K_BLOCK) * ROW_HEAD);
+        let steps = cut.tiles(k);
+        self.steps = steps;
+        self.depth = steps + scales.div_ceil(TILE_ROWS);
+        let len = x.len().div_ceil(TILE_ROWS * k) * self.depth;
+        self.tiles.resize(len, [Words::default(); TILE_ROWS]);
+        let work = |index, tiles: &mut [Tile]| {
+            let rows = index * TILE_ROWS * k..x.len().min((index + 1) * TILE_ROWS * k);
+            let (tiles, scales) = tiles.split_at_mut(steps);
+            let (x, scales) = (&x[rows], scales.as_flattened_mut());
+            per_isa!(@call pack_rows (weights, x, tiles, scales));
+        };
+        cpu.pool()
+            .for_each_chunk(&mut self.tiles, self.depth, &work);
+        true
+    }
+
+    pub(super) fn is_used(&self) -> bool {
+        self.cut.is_some()
+    }
+
+    /// The tiles of 16 rows over a block of k.
+    #[inline(always)]
+    pub(super) fn tiles(&self, index: usize, k: Range<usize>) -> &[Tile] {
+        let steps = self
+            .cut
+            .map_or(0..0, |cut| cut.tiles(k.start)..cut.tiles(k.end));
+        &self.tiles[index * self.depth..][steps]
+    }
+
+    /// Scales and zeros of 16 rows for a block of k.
+    #[inline(always)]
+    pub(super) fn scales(&self, index: usize, block: usize) -> &[Words] {
+        let tiles = &self.tiles[index * self.depth + self.steps..];
+        &tiles.as_flattened()[block * ROW_HEAD..][..ROW_HEAD]
+    }
+}
+
 /// The weights of a task for one block of k, in tiles: [panels, steps of k].
 #[derive(Default)]
 pub(super) struct Columns(Vec<Tile>);
@@ -103,34 +169,36 @@ pub(super) fn multiply(
     tile: &mut [F32x16],
 ) {
     let k = block.k.len();
-    let panels = tile.len() / tile_rows(block);
+    let rows = block.rows.len().next_multiple_of(TILE_ROWS);
+    let panels = tile.len() / rows;
+    let walk = |lines, columns| Walk {
+        tiles: Tiles::take(),
+        block,
+        lines,
+        columns,
+        panels,
+        rows,
+    };
     match block.weights {
         Lines::F32(_) => avx512::multiply(block, is_wide, tile),
         Lines::Bf16(lines) => {
             let len = k.div_ceil(Cut::BF16.numbers);
             columns.fill(lines, panels, len, |lines, tiles| pair_lines(lines, tiles));
-            multiply_numbers(block, columns, panels, tile);
+            walk(&[], columns).multiply_numbers(tile);
         }
         Lines::Int16(lines) => {
             let len = Cut::INT16.tiles(k);
-            columns.fill(lines, panels, len, |lines, tiles| {
-                split_lines(&lines[HEAD..], tiles)
-            });
-            multiply_16_bits(block, lines, columns, panels, tile);
+            let fill = |lines: &[Words], tiles: &mut [Tile]| split_lines(&lines[HEAD..], tiles);
+            columns.fill(lines, panels, len, fill);
+            walk(lines, columns).multiply_16_bits(tile);
         }
         Lines::Int8(lines) => {
             let len = Cut::INT8.tiles(k);
-            columns.fill(lines, panels, len, |lines, tiles| {
-                copy_lines(&lines[HEAD..], tiles)
-            });
-            multiply_8_bits(block, lines, columns, panels, tile);
+            let fill = |lines: &[Words], tiles: &mut [Tile]| copy_lines(&lines[HEAD..], tiles);
+            columns.fill(lines, panels, len, fill);
+            walk(lines, columns).multiply_8_bits(tile);
         }
     }
-}
-
-/// Lines of a panel of the task's tile.
-fn tile_rows(block: &Block<'_>) -> usize {
-    block.rows.len().next_multiple_of(TILE_ROWS)
 }
 
 /// A word of a tile is two steps of k for one column.
@@ -186,14 +254,14 @@ fn copy_lines(lines: &[Words], tiles: &mut [Tile]) {
     rest.fill(Words::default());
 }
 
-/// Writes up to 16 rows of x into their tiles, and calls `put_scale(row, block of k, scale)` for
-/// what becomes integers.
+/// Writes up to 16 rows of x into their tiles; for integers, scales and zeros of each block of k
+/// into `scales`.
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi")]
 pub(super) fn pack_rows(
     weights: &PackedMatrix,
     x: &[f32],
     tiles: &mut [Tile],
-    put_scale: &mut impl FnMut(usize, usize, RowScale),
+    scales: &mut [Words],
 ) {
     let k = weights.k();
     let Some(integers) = weights.integers() else {
@@ -207,10 +275,12 @@ pub(super) fn pack_rows(
     };
     for (row, numbers) in x.chunks_exact(k).enumerate() {
         let blocks = k_blocks(k).zip(tiles.chunks_mut(cut.tiles(K_BLOCK)));
-        for (block, (k, tiles)) in blocks.enumerate() {
+        for ((k, tiles), scales) in blocks.zip(scales.chunks_exact_mut(ROW_HEAD)) {
             let words = &mut words[..integers.words(k.len())];
             let numbers = smooth(weights, numbers, k, &mut smoothed);
-            put_scale(row, block, avx2::pack_row(integers, numbers, words));
+            let scale = avx2::pack_row(integers, numbers, words);
+            scales[0].0[row] = scale.scale.to_bits();
+            scales[1].0[row] = scale.zero.cast_unsigned();
             place_words(integers, words, row, tiles);
         }
     }
@@ -300,298 +370,253 @@ fn padded(words: &[u32]) -> Words {
     }
 }
 
-/// A product of registers, and how many parts of x take part in it.
-trait Dot {
-    const PARTS: usize;
-    fn dot<const C: u8, const A: u8, const B: u8>(tiles: &Tiles);
+/// A task's block with what its products need.
+struct Walk<'a> {
+    tiles: Tiles,
+    block: &'a Block<'a>,
+    /// [panels, head and steps], of integers.
+    lines: &'a [Words],
+    columns: &'a Columns,
+    panels: usize,
+    /// Lines of a panel of the tile.
+    rows: usize,
 }
 
-struct Bf16;
+/// Steps of k for which two tiles of rows in three parts stay in the L1 cache.
+const STEPS_AT_ONCE: usize = 4;
 
-impl Dot for Bf16 {
-    const PARTS: usize = Cut::BF16.parts;
+impl Walk<'_> {
+    fn row_tiles(&self) -> usize {
+        self.rows / TILE_ROWS
+    }
 
+    fn column_tiles(&self, panel: usize) -> &[Tile] {
+        self.columns.panel(panel, self.panels)
+    }
+
+    /// The lines of a tile of rows in a panel.
+    fn sums<'t>(&self, tile: &'t mut [F32x16], row: usize, panel: usize) -> &'t mut [F32x16] {
+        &mut tile[panel * self.rows + row * TILE_ROWS..][..TILE_ROWS]
+    }
+
+    /// Products of numbers, by pairs of row tiles and of panels.
+    fn multiply_numbers(&self, tile: &mut [F32x16]) {
+        for start in (0..self.column_tiles(0).len()).step_by(STEPS_AT_ONCE) {
+            for row in (0..self.row_tiles()).step_by(2) {
+                for panel in (0..self.panels).step_by(2) {
+                    match (self.row_tiles() - row, self.panels - panel) {
+                        (1, 1) => self.multiply_numbers_of::<1, 1>(start, row, panel, tile),
+                        (1, _) => self.multiply_numbers_of::<1, 2>(start, row, panel, tile),
+                        (_, 1) => self.multiply_numbers_of::<2, 1>(start, row, panel, tile),
+                        _ => self.multiply_numbers_of::<2, 2>(start, row, panel, tile),
+                    }
+                }
+            }
+        }
+    }
+
+    /// `R` tiles of rows by `P` panels, some steps from `start`. Register 2 · r + p is their sums.
     #[inline(always)]
-    fn dot<const C: u8, const A: u8, const B: u8>(tiles: &Tiles) {
-        tiles.multiply_bf16::<C, A, B>();
-    }
-}
-
-struct Bytes;
-
-impl Dot for Bytes {
-    const PARTS: usize = Cut::INT8.parts;
-
-    #[inline(always)]
-    fn dot<const C: u8, const A: u8, const B: u8>(tiles: &Tiles) {
-        tiles.multiply_u8_i8::<C, A, B>();
-    }
-}
-
-/// Adds the products of up to two tiles of rows with up to two panels to registers 0 to 3: row by
-/// row, panel by panel.
-#[inline(always)]
-fn accumulate<D: Dot, const R: usize, const P: usize>(
-    tiles: &Tiles,
-    x: [&[Tile]; R],
-    columns: [&[Tile]; P],
-) {
-    for (step, first) in columns[0].iter().enumerate() {
-        tiles.load::<6>(first);
-        if P == 2 {
-            tiles.load::<7>(&columns[P - 1][step]);
-        }
-        for part in step * D::PARTS..(step + 1) * D::PARTS {
-            tiles.load::<4>(&x[0][part]);
-            if R == 2 {
-                tiles.load::<5>(&x[R - 1][part]);
-            }
-            D::dot::<0, 4, 6>(tiles);
-            if P == 2 {
-                D::dot::<1, 4, 7>(tiles);
-            }
-            if R == 2 {
-                D::dot::<2, 5, 6>(tiles);
-                if P == 2 {
-                    D::dot::<3, 5, 7>(tiles);
+    fn multiply_numbers_of<const R: usize, const P: usize>(
+        &self,
+        start: usize,
+        row: usize,
+        panel: usize,
+        tile: &mut [F32x16],
+    ) {
+        const PARTS: usize = Cut::BF16.parts;
+        let tiles = &self.tiles;
+        macro_rules! each_sum {
+            ($register:literal, $row:literal, $panel:literal, $do:ident) => {
+                if $row < R && $panel < P {
+                    let sums = self.sums(tile, row + $row, panel + $panel);
+                    if let Some(sums) = sums.first_chunk_mut() {
+                        tiles.$do::<$register>(sums);
+                    }
                 }
-            }
+            };
+            ($do:ident) => {
+                each_sum!(0, 0, 0, $do);
+                each_sum!(1, 0, 1, $do);
+                each_sum!(2, 1, 0, $do);
+                each_sum!(3, 1, 1, $do);
+            };
         }
-    }
-}
-
-/// Calls `each(tile of rows, panel)` for pairs of both, and for what is left over.
-macro_rules! by_pairs {
-    ($block:expr, $panels:expr, $of_size:ident($($argument:expr),*)) => {
-        let row_tiles = tile_rows($block) / TILE_ROWS;
-        for row in (0..row_tiles).step_by(2) {
-            for panel in (0..$panels).step_by(2) {
-                match (row_tiles - row, $panels - panel) {
-                    (1, 1) => $of_size::<1, 1>($($argument,)* row, panel),
-                    (1, _) => $of_size::<1, 2>($($argument,)* row, panel),
-                    (_, 1) => $of_size::<2, 1>($($argument,)* row, panel),
-                    _ => $of_size::<2, 2>($($argument,)* row, panel),
-                }
-            }
+        if self.block.is_first() && start == 0 {
+            tiles.zero::<0>();
+            tiles.zero::<1>();
+            tiles.zero::<2>();
+            tiles.zero::<3>();
+        } else {
+            each_sum!(load_sums);
         }
-    };
-}
-
-#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi")]
-fn multiply_numbers(block: &Block<'_>, columns: &Columns, panels: usize, tile: &mut [F32x16]) {
-    let tiles = Tiles::take();
-    by_pairs!(
-        block,
-        panels,
-        multiply_numbers_of(&tiles, block, columns, panels, tile)
-    );
-}
-
-#[inline(always)]
-fn multiply_numbers_of<const R: usize, const P: usize>(
-    tiles: &Tiles,
-    block: &Block<'_>,
-    columns: &Columns,
-    panels: usize,
-    tile: &mut [F32x16],
-    row: usize,
-    panel: usize,
-) {
-    let rows = tile_rows(block);
-    // The lines of tile $row and panel $panel, which are those of register $register.
-    macro_rules! each_sum {
-        ($register:literal, $row:literal, $panel:literal, $do:ident) => {
-            if $row < R && $panel < P {
-                let start = (panel + $panel) * rows + (row + $row) * TILE_ROWS;
-                if let Some(sums) = tile[start..].first_chunk_mut() {
-                    tiles.$do::<$register>(sums);
-                }
-            }
-        };
-        ($do:ident) => {
-            each_sum!(0, 0, 0, $do);
-            each_sum!(1, 0, 1, $do);
-            each_sum!(2, 1, 0, $do);
-            each_sum!(3, 1, 1, $do);
-        };
-    }
-    if block.is_first() {
-        tiles.zero::<0>();
-        tiles.zero::<1>();
-        tiles.zero::<2>();
-        tiles.zero::<3>();
-    } else {
-        each_sum!(load_sums);
-    }
-    accumulate::<Bf16, R, P>(
-        tiles,
-        std::array::from_fn(|r| block.x_tiles(row + r)),
-        std::array::from_fn(|p| columns.panel(panel + p, panels)),
-    );
-    each_sum!(store_sums);
-}
-
-#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi")]
-fn multiply_8_bits(
-    block: &Block<'_>,
-    lines: &[Words],
-    columns: &Columns,
-    panels: usize,
-    tile: &mut [F32x16],
-) {
-    let tiles = Tiles::take();
-    by_pairs!(
-        block,
-        panels,
-        multiply_8_bits_of(&tiles, block, lines, columns, panels, tile)
-    );
-}
-
-#[inline]
-#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi")]
-#[expect(clippy::too_many_arguments, reason = "a place and its operands")]
-fn multiply_8_bits_of<const R: usize, const P: usize>(
-    tiles: &Tiles,
-    block: &Block<'_>,
-    lines: &[Words],
-    columns: &Columns,
-    panels: usize,
-    tile: &mut [F32x16],
-    row: usize,
-    panel: usize,
-) {
-    tiles.zero::<0>();
-    tiles.zero::<1>();
-    tiles.zero::<2>();
-    tiles.zero::<3>();
-    accumulate::<Bytes, R, P>(
-        tiles,
-        std::array::from_fn(|r| block.x_tiles(row + r)),
-        std::array::from_fn(|p| columns.panel(panel + p, panels)),
-    );
-    let mut sums = [[Words::default(); TILE_ROWS]; 4];
-    tiles.store::<0>(&mut sums[0]);
-    tiles.store::<1>(&mut sums[1]);
-    tiles.store::<2>(&mut sums[2]);
-    tiles.store::<3>(&mut sums[3]);
-    for r in 0..R {
-        for p in 0..P {
-            let sums = &sums[2 * r + p];
-            add_sums(block, lines, panels, tile, row + r, panel + p, |row| {
-                load_words(&sums[row])
-            });
-        }
-    }
-}
-
-/// Scales the sums of a block of k for a tile of rows and a panel, and adds them to their lines.
-#[inline]
-#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi")]
-fn add_sums(
-    block: &Block<'_>,
-    lines: &[Words],
-    panels: usize,
-    tile: &mut [F32x16],
-    row: usize,
-    panel: usize,
-    sums: impl Fn(usize) -> __m512i,
-) {
-    let head = &lines[panel * (lines.len() / panels)..][..HEAD];
-    let first = row * TILE_ROWS;
-    let rows = first..block.rows.len().min(first + TILE_ROWS);
-    let start = panel * tile_rows(block);
-    let tile = &mut tile[start + rows.start..start + rows.end];
-    for (index, line) in tile.iter_mut().enumerate() {
-        avx512::add_integers(block, head, sums(index), rows.start + index, line);
-    }
-}
-
-#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi")]
-fn multiply_16_bits(
-    block: &Block<'_>,
-    lines: &[Words],
-    columns: &Columns,
-    panels: usize,
-    tile: &mut [F32x16],
-) {
-    let tiles = Tiles::take();
-    for row in 0..tile_rows(block) / TILE_ROWS {
-        for panel in (0..panels).step_by(2) {
-            match panels - panel {
-                1 => multiply_16_bits_of::<1>(
-                    &tiles, block, lines, columns, panels, tile, row, panel,
-                ),
-                _ => multiply_16_bits_of::<2>(
-                    &tiles, block, lines, columns, panels, tile, row, panel,
-                ),
-            }
-        }
-    }
-}
-
-/// Registers 0 and 1 sum products of high bytes, 2 and 3 those of high and low, 4 and 5 of low ones.
-#[inline]
-#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi")]
-#[expect(clippy::too_many_arguments, reason = "a place and its operands")]
-fn multiply_16_bits_of<const P: usize>(
-    tiles: &Tiles,
-    block: &Block<'_>,
-    lines: &[Words],
-    columns: &Columns,
-    panels: usize,
-    tile: &mut [F32x16],
-    row: usize,
-    panel: usize,
-) {
-    tiles.zero::<0>();
-    tiles.zero::<1>();
-    tiles.zero::<2>();
-    tiles.zero::<3>();
-    tiles.zero::<4>();
-    tiles.zero::<5>();
-    let x = block.x_tiles(row).as_chunks::<2>().0;
-    let columns: [&[[Tile; 2]]; P] =
-        std::array::from_fn(|p| columns.panel(panel + p, panels).as_chunks::<2>().0);
-    for (step, [x_high, x_low]) in x.iter().enumerate() {
-        tiles.load::<6>(x_high);
-        let [high, low] = &columns[0][step];
-        tiles.load::<7>(high);
-        tiles.multiply_i8_i8::<0, 6, 7>();
-        tiles.load::<7>(low);
-        tiles.multiply_i8_u8::<2, 6, 7>();
-        if P == 2 {
-            let [high, low] = &columns[P - 1][step];
-            tiles.load::<7>(high);
-            tiles.multiply_i8_i8::<1, 6, 7>();
-            tiles.load::<7>(low);
-            tiles.multiply_i8_u8::<3, 6, 7>();
-        }
-        tiles.load::<6>(x_low);
-        tiles.load::<7>(high);
-        tiles.multiply_u8_i8::<2, 6, 7>();
-        tiles.load::<7>(low);
-        tiles.multiply_u8_u8::<4, 6, 7>();
-        if P == 2 {
-            let [high, low] = &columns[P - 1][step];
-            tiles.load::<7>(high);
-            tiles.multiply_u8_i8::<3, 6, 7>();
-            tiles.load::<7>(low);
-            tiles.multiply_u8_u8::<5, 6, 7>();
-        }
-    }
-    let mut sums = [[[Words::default(); TILE_ROWS]; 2]; 3];
-    tiles.store::<0>(&mut sums[0][0]);
-    tiles.store::<1>(&mut sums[0][1]);
-    tiles.store::<2>(&mut sums[1][0]);
-    tiles.store::<3>(&mut sums[1][1]);
-    tiles.store::<4>(&mut sums[2][0]);
-    tiles.store::<5>(&mut sums[2][1]);
-    for p in 0..P {
-        add_sums(block, lines, panels, tile, row, panel + p, |row| {
-            let [high, middle, low] = [0, 1, 2].map(|part| load_words(&sums[part][p][row]));
-            // The sums of the parts may leave 32 bits on the way; the total does not.
-            let upper = _mm512_add_epi32(_mm512_slli_epi32::<8>(high), middle);
-            _mm512_add_epi32(_mm512_slli_epi32::<8>(upper), low)
+        let x: [_; R] = std::array::from_fn(|r| {
+            let steps = self.block.x_tiles(row + r).as_chunks::<PARTS>().0;
+            &steps[start..steps.len().min(start + STEPS_AT_ONCE)]
         });
+        let columns: [_; P] =
+            std::array::from_fn(|p| &self.column_tiles(panel + p)[start..][..x[0].len()]);
+        for (step, parts) in x[0].iter().enumerate() {
+            tiles.load::<6>(&columns[0][step]);
+            if P == 2 {
+                tiles.load::<7>(&columns[P - 1][step]);
+            }
+            for (part, rows) in parts.iter().enumerate() {
+                tiles.load::<4>(rows);
+                tiles.multiply_bf16::<0, 4, 6>();
+                if P == 2 {
+                    tiles.multiply_bf16::<1, 4, 7>();
+                }
+                if R == 2 {
+                    tiles.load::<5>(&x[R - 1][step][part]);
+                    tiles.multiply_bf16::<2, 5, 6>();
+                    if P == 2 {
+                        tiles.multiply_bf16::<3, 5, 7>();
+                    }
+                }
+            }
+        }
+        each_sum!(store_sums);
+    }
+
+    /// Products of integers. While the unit computes some sums, those before them are scaled.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+    fn multiply_8_bits(&self, tile: &mut [F32x16]) {
+        let pairs = self.panels.div_ceil(2);
+        let place = |unit: usize| (unit % self.row_tiles(), unit / self.row_tiles() * 2);
+        let units = self.row_tiles() * pairs;
+        let mut sums = [[Words::default(); TILE_ROWS]; 2];
+        for unit in 0..=units {
+            if unit < units {
+                let (row, panel) = place(unit);
+                match unit % 2 {
+                    0 => self.multiply_bytes::<0, 1>(row, panel),
+                    _ => self.multiply_bytes::<2, 3>(row, panel),
+                }
+            }
+            if let Some(before) = unit.checked_sub(1) {
+                match before % 2 {
+                    0 => {
+                        self.tiles.store::<0>(&mut sums[0]);
+                        self.tiles.store::<1>(&mut sums[1]);
+                    }
+                    _ => {
+                        self.tiles.store::<2>(&mut sums[0]);
+                        self.tiles.store::<3>(&mut sums[1]);
+                    }
+                }
+                let (row, panel) = place(before);
+                for (panel, sums) in (panel..self.panels).zip(&sums) {
+                    self.add_sums(row, panel, tile, |row| load_words(&sums[row]));
+                }
+            }
+        }
+    }
+
+    /// A tile of rows by a panel into register `C`, by the next into `D`.
+    #[inline(always)]
+    fn multiply_bytes<const C: u8, const D: u8>(&self, row: usize, panel: usize) {
+        let tiles = &self.tiles;
+        tiles.zero::<C>();
+        tiles.zero::<D>();
+        let first = self.column_tiles(panel);
+        let second = match panel + 1 < self.panels {
+            true => self.column_tiles(panel + 1),
+            false => first,
+        };
+        for ((x, first), second) in self.block.x_tiles(row).iter().zip(first).zip(second) {
+            tiles.load::<4>(x);
+            tiles.load::<6>(first);
+            tiles.multiply_u8_i8::<C, 4, 6>();
+            tiles.load::<7>(second);
+            tiles.multiply_u8_i8::<D, 4, 7>();
+        }
+    }
+
+    /// The same in four products of bytes.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+    fn multiply_16_bits(&self, tile: &mut [F32x16]) {
+        let place = |unit: usize| (unit % self.row_tiles(), unit / self.row_tiles());
+        let units = self.row_tiles() * self.panels;
+        let mut sums = [[Words::default(); TILE_ROWS]; 3];
+        for unit in 0..=units {
+            if unit < units {
+                let (row, panel) = place(unit);
+                match unit % 2 {
+                    0 => self.multiply_parts::<0, 1, 2>(row, panel),
+                    _ => self.multiply_parts::<3, 4, 5>(row, panel),
+                }
+            }
+            if let Some(before) = unit.checked_sub(1) {
+                let [high, middle, low] = &mut sums;
+                match before % 2 {
+                    0 => {
+                        self.tiles.store::<0>(high);
+                        self.tiles.store::<1>(middle);
+                        self.tiles.store::<2>(low);
+                    }
+                    _ => {
+                        self.tiles.store::<3>(high);
+                        self.tiles.store::<4>(middle);
+                        self.tiles.store::<5>(low);
+                    }
+                }
+                let (row, panel) = place(before);
+                self.add_sums(row, panel, tile, |row| {
+                    let [high, middle, low] = sums.each_ref().map(|part| load_words(&part[row]));
+                    // The parts may leave 32 bits on the way; their sum does not.
+                    let upper = _mm512_add_epi32(_mm512_slli_epi32::<8>(high), middle);
+                    _mm512_add_epi32(_mm512_slli_epi32::<8>(upper), low)
+                });
+            }
+        }
+    }
+
+    /// Products of high bytes into register `HH`, of high and low ones into `M`, of low ones
+    /// into `LL`.
+    #[inline(always)]
+    fn multiply_parts<const HH: u8, const M: u8, const LL: u8>(&self, row: usize, panel: usize) {
+        let tiles = &self.tiles;
+        tiles.zero::<HH>();
+        tiles.zero::<M>();
+        tiles.zero::<LL>();
+        let x = self.block.x_tiles(row).as_chunks::<2>().0;
+        let columns = self.column_tiles(panel).as_chunks::<2>().0;
+        for ([x_high, x_low], [high, low]) in x.iter().zip(columns) {
+            tiles.load::<6>(x_high);
+            tiles.load::<7>(high);
+            tiles.multiply_i8_i8::<HH, 6, 7>();
+            tiles.load::<7>(low);
+            tiles.multiply_i8_u8::<M, 6, 7>();
+            tiles.load::<6>(x_low);
+            tiles.multiply_u8_u8::<LL, 6, 7>();
+            tiles.load::<7>(high);
+            tiles.multiply_u8_i8::<M, 6, 7>();
+        }
+    }
+
+    /// Scales the sums of a block of k for a tile of rows and a panel, and adds them to their lines.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+    fn add_sums(
+        &self,
+        row: usize,
+        panel: usize,
+        tile: &mut [F32x16],
+        sums: impl Fn(usize) -> __m512i,
+    ) {
+        let head = &self.lines[panel * (self.lines.len() / self.panels)..][..HEAD];
+        let (scales, weights) = (load_words(&head[0]), load_words(&head[1]));
+        let x_scales = self.block.x_tile_scales(row);
+        let is_first = self.block.is_first();
+        for (index, line) in self.sums(tile, row, panel).iter_mut().enumerate() {
+            let x_scale = RowScaleLanes {
+                scale: _mm512_set1_ps(f32::from_bits(x_scales[0].0[index])),
+                zero: _mm512_set1_epi32(x_scales[1].0[index].cast_signed()),
+            };
+            avx512::add_integers(is_first, [scales, weights], x_scale, sums(index), line);
+        }
     }
 }

@@ -69,6 +69,7 @@ fn multiply_integers(
     dot: impl Fn(__m512i, __m512i, __m512i) -> __m512i,
     tile: &mut [F32x16],
 ) {
+    let is_first = block.is_first();
     let panel_len = lines.len() / (tile.len() / block.rows.len());
     let steps = Steps {
         zero: _mm512_setzero_si512(),
@@ -79,35 +80,43 @@ fn multiply_integers(
         },
         add: |sums, place: Place, line: &mut F32x16| {
             let head = &lines[place.panel * panel_len..][..HEAD];
-            add_integers(block, head, sums, place.row, line);
+            let head = [load_words(&head[0]), load_words(&head[1])];
+            let (scale, zero) = block.x_scale(place.row);
+            let x = RowScaleLanes {
+                scale: _mm512_set1_ps(scale),
+                zero: _mm512_set1_epi32(zero),
+            };
+            add_integers(is_first, head, x, sums, line);
         },
     };
     walk::<4, 4, 4, 4, 4, 4, _, _, _>(block, lines, HEAD, &steps, tile);
 }
 
-/// Scales the sums of a block of k for a row of the task and adds them to its line of a panel.
+/// Scale and zero of a row, in every lane.
+pub(super) struct RowScaleLanes {
+    pub(super) scale: __m512,
+    pub(super) zero: __m512i,
+}
+
+/// Scales the sums of a row over a block of k, given the two lines of the panel's head, and adds
+/// them to the line of the row unless they are the first.
 #[inline]
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn add_integers(
-    block: &Block<'_>,
-    head: &[Words],
+    is_first: bool,
+    [scales, weights]: [__m512i; HEAD],
+    x: RowScaleLanes,
     sums: __m512i,
-    row: usize,
     line: &mut F32x16,
 ) {
-    let (scales, weights) = (load_words(&head[0]), load_words(&head[1]));
-    let (x_scale, x_zero) = block.x_scale(row);
-    // Both factors fit 16 bits, or `x_zero` is 0 (`integers.rs`).
-    let zeros = _mm512_madd_epi16(weights, _mm512_set1_epi32(x_zero));
+    // Both factors fit 16 bits, or `zero` is 0 (`integers.rs`).
+    let zeros = _mm512_madd_epi16(weights, x.zero);
     let sums = _mm512_cvtepi32_ps(_mm512_sub_epi32(sums, zeros));
     let scaled = _mm512_mul_ps(sums, _mm512_castsi512_ps(scales));
-    let start = if block.is_first() {
+    let start = if is_first {
         _mm512_setzero_ps()
     } else {
         load_line(line)
     };
-    store_line(
-        line,
-        _mm512_fmadd_ps(scaled, _mm512_set1_ps(x_scale), start),
-    );
+    store_line(line, _mm512_fmadd_ps(scaled, x.scale, start));
 }

@@ -293,7 +293,15 @@ impl<'a> Block<'a> {
     #[inline(always)]
     fn x_tiles(&self, tile: usize) -> &'a [crate::amx::Tile] {
         let tile = self.rows.start / amx::TILE_ROWS + tile;
-        self.x.tiles(tile, self.k.clone())
+        self.x.tiled().tiles(tile, self.k.clone())
+    }
+
+    /// Scales and zeros of those rows.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn x_tile_scales(&self, tile: usize) -> &'a [crate::tile::Words] {
+        let tile = self.rows.start / amx::TILE_ROWS + tile;
+        self.x.tiled().scales(tile, self.k.start / K_BLOCK)
     }
 
     /// Scale and zero of the integers of a row of the task.

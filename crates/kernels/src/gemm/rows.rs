@@ -3,20 +3,12 @@
 use std::ops::Range;
 
 #[cfg(target_arch = "x86_64")]
-use super::amx::{Cut, TILE_ROWS};
+use super::amx::{TILE_ROWS, TiledRows};
 use super::integers::{Integers, ROW_HEAD, RowScale, WORDS, k_blocks};
 use super::{K_BLOCK, PackedMatrix, Product, Segment};
 use crate::Cpu;
-#[cfg(target_arch = "x86_64")]
-use crate::Isa;
-#[cfg(target_arch = "x86_64")]
-use crate::amx::Tile;
 use crate::isa::per_isa;
-#[cfg(target_arch = "x86_64")]
-use crate::threads::DisjointSlice;
 use crate::tile::ROWS;
-#[cfg(target_arch = "x86_64")]
-use crate::tile::Words;
 
 /// Rows of `x` in panels of 6, one lane a row: for each panel one line a step of k (the bits of a
 /// number, or a word of integers), for integers scale and zero of each block of k, then each side
@@ -33,14 +25,8 @@ pub(super) struct PackedRows {
     /// Lines of a panel: steps, scales and zeros, and the highest rank of the call.
     depth: usize,
     lines: Vec<[u32; ROWS]>,
-    /// Length of a row.
     #[cfg(target_arch = "x86_64")]
-    k: usize,
-    #[cfg(target_arch = "x86_64")]
-    cut: Option<Cut>,
-    /// [rows / 16, tiles of k].
-    #[cfg(target_arch = "x86_64")]
-    tiles: Vec<Tile>,
+    tiled: TiledRows,
 }
 
 impl PackedRows {
@@ -54,105 +40,47 @@ impl PackedRows {
         } = product;
         let k = weights.k();
         let integers = weights.integers();
-        let scales = integers.map_or(0, |_| k.div_ceil(K_BLOCK) * ROW_HEAD);
         let loras = segments.iter().flat_map(|segment| segment.lora);
         let ranks = loras.map(|lora| lora.rank()).max().unwrap_or(0);
         self.integers = integers;
-        self.steps = integers.map_or(k, |integers| integers.words(k));
-        #[cfg(target_arch = "x86_64")]
-        {
-            self.k = k;
-            let is_amx = cpu.isa() == Isa::Amx;
-            self.cut = is_amx.then(|| Cut::of(weights.format())).flatten();
-            if self.cut.is_some() {
-                self.steps = 0;
-            }
-        }
-        self.scales = scales;
-        self.depth = self.steps + scales + ranks;
+        (self.steps, self.scales) = match integers {
+            _ if self.is_tiled(cpu, weights, x) => (0, 0),
+            Some(integers) => (integers.words(k), k.div_ceil(K_BLOCK) * ROW_HEAD),
+            None => (k, 0),
+        };
+        self.depth = self.steps + self.scales + ranks;
         let row_count = x.len() / k;
         self.lines
             .resize(row_count.div_ceil(ROWS) * self.depth, [0; ROWS]);
-        #[cfg(target_arch = "x86_64")]
-        if let Some(cut) = self.cut {
-            return self.pack_tiles(cpu, product, cut);
-        }
-        let steps = self.steps;
+        let (steps, scales) = (self.steps, self.scales);
         let work = |panel, lines: &mut [[u32; ROWS]]| {
             let rows = panel * ROWS..row_count.min((panel + 1) * ROWS);
             let (steps, rest) = lines.split_at_mut(steps);
             let (scales, side) = rest.split_at_mut(scales);
             let x = &x[rows.start * k..rows.end * k];
             match integers {
+                _ if steps.is_empty() => {}
                 Some(integers) => interleave_integers(cpu, integers, weights, x, steps, scales),
                 None => interleave(x, k, steps, |number| number.to_bits()),
             }
             side_products(cpu, rows, x, segments, side);
         };
         cpu.pool()
-            .for_each_chunk(&mut self.lines, self.depth, &work);
+            .for_each_chunk(&mut self.lines, self.depth.max(1), &work);
     }
 
-    /// The same with the numbers in tiles.
-    #[cfg(target_arch = "x86_64")]
-    fn pack_tiles(&mut self, cpu: &Cpu, product: &Product<'_>, cut: Cut) {
-        /// Whole tiles and whole panels.
-        const ROWS_PER_TASK: usize = ROWS * TILE_ROWS / 2;
-        let Product {
-            x,
-            weights,
-            segments,
-            ..
-        } = product;
-        let (k, depth) = (weights.k(), self.depth);
-        let (row_count, len) = (x.len() / k, cut.tiles(k));
-        self.tiles.resize(
-            row_count.div_ceil(TILE_ROWS) * len,
-            [Words::default(); TILE_ROWS],
-        );
-        let tiles = DisjointSlice::new(&mut self.tiles);
-        let lines = DisjointSlice::new(&mut self.lines);
-        let scales = self.scales;
-        let work = |task, _| {
-            let first = task * ROWS_PER_TASK;
-            let rows = first..row_count.min(first + ROWS_PER_TASK);
-            let parts = |size: usize| first / size..rows.end.div_ceil(size);
-            let (tile_range, panels) = (parts(TILE_ROWS), parts(ROWS));
-            #[expect(unsafe_code, reason = "tasks write disjoint parts")]
-            // SAFETY: the rows of a task are whole tiles and whole panels, but for the last ones.
-            let (tiles, lines) = unsafe {
-                (
-                    tiles.range(tile_range.start * len..tile_range.end * len),
-                    lines.range(panels.start * depth..panels.end * depth),
-                )
-            };
-            let x = &x[rows.start * k..rows.end * k];
-            for (tile, (x, tiles)) in x
-                .chunks(TILE_ROWS * k)
-                .zip(tiles.chunks_exact_mut(len))
-                .enumerate()
-            {
-                let mut put_scale = |row: usize, block: usize, scale: RowScale| {
-                    let row = tile * TILE_ROWS + row;
-                    let head = &mut lines[row / ROWS * depth + block * ROW_HEAD..][..ROW_HEAD];
-                    head[0][row % ROWS] = scale.scale.to_bits();
-                    head[1][row % ROWS] = scale.zero.cast_unsigned();
-                };
-                per_isa!(@call super::amx::pack_rows (weights, x, tiles, &mut put_scale));
-            }
-            for (panel, lines) in lines.chunks_exact_mut(depth.max(1)).enumerate() {
-                let rows = first + panel * ROWS..row_count.min(first + (panel + 1) * ROWS);
-                let x = &x[(rows.start - first) * k..(rows.end - first) * k];
-                side_products(cpu, rows, x, segments, &mut lines[scales..]);
-            }
-        };
-        cpu.pool().run(row_count.div_ceil(ROWS_PER_TASK), &work);
+    /// Brings the rows into tiles, if that is how these weights are multiplied.
+    fn is_tiled(&mut self, cpu: &Cpu, weights: &PackedMatrix, x: &[f32]) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self.tiled.pack(cpu, weights, x);
+        #[cfg(not(target_arch = "x86_64"))]
+        return false;
     }
 
     /// Rows that a task takes together.
     pub(super) fn panel_rows(&self) -> usize {
         #[cfg(target_arch = "x86_64")]
-        if self.cut.is_some() {
+        if self.tiled.is_used() {
             // Two tiles, so that a tile of weights is used twice.
             return 2 * TILE_ROWS;
         }
@@ -162,21 +90,17 @@ impl PackedRows {
     /// Lines of a panel for some rows of a task: whole tiles, where there are any.
     pub(super) fn tile_rows(&self, rows: usize) -> usize {
         #[cfg(target_arch = "x86_64")]
-        if self.cut.is_some() {
+        if self.tiled.is_used() {
             return rows.next_multiple_of(TILE_ROWS);
         }
         rows
     }
 
-    /// The tiles of 16 rows over one block of k.
+    /// The rows in tiles; empty unless AMX reads them.
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
-    pub(super) fn tiles(&self, tile: usize, k: Range<usize>) -> &[Tile] {
-        let Some(cut) = self.cut else {
-            return &[];
-        };
-        let len = cut.tiles(self.k);
-        &self.tiles[tile * len..][cut.tiles(k.start)..cut.tiles(k.end)]
+    pub(super) fn tiled(&self) -> &TiledRows {
+        &self.tiled
     }
 
     /// The steps of a panel over one block of k.
