@@ -436,9 +436,7 @@ fn an_account_at_full_blast_does_not_hold_up_another() {
                 let number = number.to_string();
                 let headers = [("idempotency-key", number.as_str())];
                 assert_eq!(
-                    hosted
-                        .post("/v1/embeddings", &flood, &headers, &body)
-                        .status,
+                    hosted.post("/v1/embeddings", flood, &headers, body).status,
                     200
                 );
                 answered.fetch_add(1, Ordering::Relaxed);
