@@ -133,8 +133,8 @@ fn passes_that_take_turns_give_the_bits_of_passes_alone() {
         drop(given_up);
         let now_done = embedder.done(&pass);
         assert!((done..=1.0).contains(&now_done));
-        // A step is short, and so is what it adds: nowhere near one of the 2 layers.
-        assert!(now_done - done < 0.1, "{now_done} after {done}");
+        // Counted within the layers, of which there are 2: the longest step here is an attention's.
+        assert!(now_done - done < 0.45, "{now_done} after {done}");
         done = now_done;
         steps += 1;
         if let Some(rows) = next(&mut pass) {
