@@ -40,7 +40,9 @@ class Served:
         self.log_file = tempfile.TemporaryFile("w+", prefix="quintet-serve-")
         command = [program, "serve", "--model", model, "--model-id", MODEL, "--model-id", ALIAS]
         command += ["--listen", "127.0.0.1:0", "--log-format", "json", *arguments]
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("QUINTET_")} | {"QUINTET_API_KEY": KEY}
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("QUINTET_")}
+        if "--state" not in arguments:  # its accounts have keys of their own
+            environment["QUINTET_API_KEY"] = KEY
         self.process = subprocess.Popen(command, stderr=self.log_file, env=environment)
         try:
             self.url = f"http://{self._address()}"

@@ -131,8 +131,11 @@ fn passes_that_take_turns_give_the_bits_of_passes_alone() {
             assert_eq!(finish(between), expected_short);
         }
         drop(given_up);
-        assert!((done..=1.0).contains(&embedder.done(&pass)));
-        done = embedder.done(&pass);
+        let now_done = embedder.done(&pass);
+        assert!((done..=1.0).contains(&now_done));
+        // Counted within the layers, of which there are 2: the longest step here is an attention's.
+        assert!(now_done - done < 0.45, "{now_done} after {done}");
+        done = now_done;
         steps += 1;
         if let Some(rows) = next(&mut pass) {
             break rows;

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use quintet_server::batcher::{BatchLimits, FairQueue, Running, Tier};
+use quintet_server::batcher::{BatchLimits, FairQueue, Running, Tenant, Tier};
 
 const LIMITS: BatchLimits = BatchLimits {
     token_budget: 1024,
@@ -33,7 +33,7 @@ fn measure(requests: usize, texts: usize) {
     let now = Instant::now();
     let mut queue = FairQueue::new(LIMITS);
     let arrive = |queue: &mut FairQueue<()>, number: usize| {
-        let request = queue.open(Tier::Realtime, now);
+        let request = queue.open(&Tenant::default(), Tier::Realtime, now);
         for text in 0..texts {
             // 20 to 99 tokens, in no order.
             queue.push(request, 20 + (number * 31 + text * 47) % 80, ());

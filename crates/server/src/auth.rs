@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use crate::app::SharedApp;
+use crate::batcher::Tenant;
 use crate::error::ApiError;
 use crate::hosting::Hosting;
 use crate::meter::Meter;
@@ -73,6 +74,12 @@ pub struct Caller {
 }
 
 impl Caller {
+    /// Whose share of the processor the request takes: the account's, or everybody's.
+    pub(crate) fn tenant(&self) -> Tenant {
+        let account = self.key.as_ref().map(|key| key.account_id.as_str());
+        Tenant(account.map(Into::into))
+    }
+
     /// The key's default task, by name.
     pub fn default_task(&self) -> Option<&str> {
         self.key.as_ref()?.default_task.as_deref()

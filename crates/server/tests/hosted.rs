@@ -8,6 +8,7 @@
 mod support;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use quintet_server::metering::{PicoUsd, Price, Rates};
 use quintet_server::routes::docs::OPENAPI;
@@ -417,6 +418,51 @@ fn routes() -> Vec<(String, String, Value, bool)> {
     }
     assert!(routes.len() > 40);
     routes
+}
+
+/// By requests alone the light account's text would be the last of all, for it came last.
+#[test]
+fn an_account_at_full_blast_does_not_hold_up_another() {
+    const FLOOD: usize = 40;
+    let hosted = Hosted::start(config());
+    let (flood, light) = (hosted.key("1"), hosted.key("1"));
+    let body = json!({ "input": "stork ".repeat(900) }).to_string();
+    let answered = AtomicUsize::new(0);
+    let before = std::thread::scope(|scope| {
+        for number in 0..FLOOD {
+            let (hosted, flood, body, answered) = (&hosted, &flood, &body, &answered);
+            scope.spawn(move || {
+                // None is a free retry of another.
+                let number = number.to_string();
+                let headers = [("idempotency-key", number.as_str())];
+                assert_eq!(
+                    hosted.post("/v1/embeddings", flood, &headers, body).status,
+                    200
+                );
+                answered.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        // Until most of the flood waits.
+        let queued = || -> usize {
+            let metrics = hosted.server.get("/metrics").body;
+            let mut lines = metrics.lines();
+            let line = lines.find_map(|line| line.strip_prefix("quintet_queued_tokens "));
+            line.unwrap().parse().unwrap()
+        };
+        while queued() < 20_000 {
+            std::thread::yield_now();
+        }
+        let before = answered.load(Ordering::Relaxed);
+        assert_eq!(
+            hosted.post("/v1/embeddings", &light, &[], &body).status,
+            200
+        );
+        answered.load(Ordering::Relaxed) - before
+    });
+    assert!(
+        before <= FLOOD / 4,
+        "{before} of {FLOOD} were answered before it"
+    );
 }
 
 #[test]

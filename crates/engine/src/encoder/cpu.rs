@@ -8,7 +8,7 @@ use quintet_kernels::pooling::span_sums;
 use quintet_kernels::rotary::RopeTable;
 
 use super::embeddings::gather;
-use super::layer::{Activations, Layers, Part, Run, Scratch, runs};
+use super::layer::{Activations, Layers, Part, Run, Scratch, runs, share_before};
 use super::{Encoder, ForwardError, PooledRows};
 use crate::batch::PackedBatch;
 use crate::config::ModelConfig;
@@ -134,10 +134,12 @@ impl Encoder for CpuEncoder {
     fn done(&self, pass: &CpuPass) -> f64 {
         let layers = self.weights.layers.len();
         let done = match pass.next {
-            Next::Embeddings => 0,
-            Next::Layer(index, _) => index,
-            Next::Pooling => layers,
+            Next::Embeddings => 0.0,
+            Next::Layer(index, part) => {
+                index as f64 + share_before(part, &pass.batch, &self.config)
+            }
+            Next::Pooling => layers as f64,
         };
-        done as f64 / layers as f64
+        done / layers as f64
     }
 }

@@ -76,6 +76,23 @@ impl Part {
     pub(super) const FIRST: Self = Self::Projection(0);
 }
 
+/// The share of a layer, 0 to 1, that has run where `next` comes next, by multiply-adds.
+pub(super) fn share_before(next: Part, batch: &PackedBatch, config: &ModelConfig) -> f64 {
+    let hidden = config.hidden_size as f64;
+    let tasks = Tasks::new(&batch.cu_seqlens, config.num_attention_heads);
+    let projection = |rows: usize| rows as f64 * 3.0 * hidden * hidden;
+    let attention = |end: usize| tasks.scores_before(end) as f64 * 2.0 * config.head_dim() as f64;
+    let mlp = |rows: usize| rows as f64 * hidden * (hidden + 2.0 * config.intermediate_size as f64);
+    let (rows, count) = (batch.tokens(), tasks.count());
+    let done = match next {
+        Part::Projection(start) => projection(start),
+        Part::Rotation => projection(rows),
+        Part::Attention(first) => projection(rows) + attention(first),
+        Part::Mlp(start) => projection(rows) + attention(count) + mlp(start),
+    };
+    done / (projection(rows) + attention(count) + mlp(rows))
+}
+
 /// What a pass keeps from step to step.
 #[derive(Default)]
 pub(super) struct Activations {

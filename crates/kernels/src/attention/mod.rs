@@ -152,6 +152,15 @@ impl Tasks<'_> {
         first..end
     }
 
+    /// Pairs of a query and a key that the tasks before `end` score.
+    pub fn scores_before(&self, end: usize) -> usize {
+        let scores = |task| {
+            let (tokens, _, queries) = self.task(task);
+            tokens.len() * queries.len()
+        };
+        (0..end).map(scores).sum()
+    }
+
     /// The tokens of the sequence, the head, and the queries counted from the sequence's start.
     fn task(&self, task: usize) -> (Range<usize>, usize, Range<usize>) {
         let sequence = self.first.partition_point(|&first| first <= task) - 1;

@@ -1,16 +1,18 @@
 //! The order of what waits, kept up to date as texts come and go. Neither threads nor clocks.
 //!
-//! Texts of a request run in their order. The order of requests is that of their first texts, so it
-//! takes one step down a tree per text to make a batch, however many wait.
+//! Texts of a request run in their order. The order of a tenant's requests is that of their first texts,
+//! and the order of tenants that of their most urgent requests, so it takes a step down two trees per
+//! text to make a batch, however many wait.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Instant;
 
 use super::policy::{
-    BatchLimits, INTERRUPTING_TOKENS, Running, TIERS, Tier, Urgency, VirtualClock, VirtualTime,
+    BatchLimits, INTERRUPTING_TOKENS, Place, Running, TIERS, Tenant, Tier, Urgency, VirtualClock,
+    VirtualTime,
 };
 
-/// Requests whose first text does not fit into the rest of a batch, before the batch is closed.
+/// Texts that do not fit into the rest of a batch, before the batch is closed.
 const LOOK_AHEAD: usize = 64;
 
 /// Texts of all requests, by urgency.
@@ -19,22 +21,50 @@ pub struct FairQueue<T> {
     limits: BatchLimits,
     /// Those that have texts that wait or run.
     requests: HashMap<u64, Request<T>>,
-    /// The first waiting text of each request that has one.
-    order: BTreeSet<Urgency>,
+    /// By tier.
+    lanes: [Lane; TIERS],
     /// Requests of the batch tier by arrival, until their patience ends.
     patient: VecDeque<(Instant, u64)>,
-    /// By tier.
-    clocks: [VirtualClock; TIERS],
-    /// Requests that have texts that wait or run, by tier.
-    active: [usize; TIERS],
     next_request: u64,
+    next_tenant: u64,
+}
+
+/// The tenants of one tier.
+#[derive(Debug, Default)]
+struct Lane {
+    clock: VirtualClock,
+    /// Numbers of those that have requests. Nothing is kept of others, so what waits bounds this too.
+    numbers: HashMap<Tenant, u64>,
+    /// By number.
+    shares: HashMap<u64, Share>,
+    /// When each tenant would have had its most urgent text, with its number.
+    order: BTreeSet<(VirtualTime, u64)>,
+}
+
+/// One tenant's share of a tier.
+#[derive(Debug)]
+struct Share {
+    tenant: Tenant,
+    /// Shared by its requests.
+    clock: VirtualClock,
+    /// The lane's time up to which `clock` goes.
+    seen: VirtualTime,
+    /// Requests that have texts that wait or run.
+    active: usize,
+    /// Where what was taken of it ends in the lane's time.
+    end: VirtualTime,
+    /// The first waiting text of each request that has one, with its tokens.
+    order: BTreeSet<(Place, usize)>,
+    /// Its entry in the lane's order.
+    queued: Option<VirtualTime>,
 }
 
 #[derive(Debug)]
 struct Request<T> {
     tier: Tier,
+    tenant: u64,
     arrived: Instant,
-    /// Where the last text ends in virtual time.
+    /// Where the last text ends in the tenant's time.
     end: VirtualTime,
     texts: VecDeque<Text<T>>,
 }
@@ -65,26 +95,26 @@ impl<T> FairQueue<T> {
         Self {
             limits,
             requests: HashMap::new(),
-            order: BTreeSet::new(),
+            lanes: Default::default(),
             patient: VecDeque::new(),
-            clocks: Default::default(),
-            active: Default::default(),
             next_request: 0,
+            next_tenant: 0,
         }
     }
 
-    /// A request arrives; its number.
-    pub fn open(&mut self, tier: Tier, now: Instant) -> u64 {
+    /// A request of a tenant arrives; its number.
+    pub fn open(&mut self, tenant: &Tenant, tier: Tier, now: Instant) -> u64 {
         let number = self.next_request;
         self.next_request += 1;
+        let (tenant, start) = self.lanes[tier as usize].join(tenant, &mut self.next_tenant);
         let request = Request {
             tier,
+            tenant,
             arrived: now,
-            end: self.clocks[tier as usize].now(),
+            end: start,
             texts: VecDeque::new(),
         };
         self.requests.insert(number, request);
-        self.active[tier as usize] += 1;
         if tier == Tier::Batch {
             self.patient.push_back((now, number));
         }
@@ -104,7 +134,7 @@ impl<T> FairQueue<T> {
             item,
         });
         if request.texts.len() == 1 {
-            self.order.extend(request.head(number));
+            self.lanes[request.tier as usize].wait(request.tenant, request.head(number));
         }
     }
 
@@ -112,10 +142,7 @@ impl<T> FairQueue<T> {
     pub fn close(&mut self, number: u64) -> impl Iterator<Item = T> + use<T> {
         let request = self.requests.remove(&number);
         if let Some(request) = &request {
-            self.active[request.tier as usize] -= 1;
-            if let Some(head) = request.head(number) {
-                self.order.remove(&head);
-            }
+            self.lanes[request.tier as usize].leave(request.tenant, request.head(number));
         }
         let texts = request.map(|request| request.texts).unwrap_or_default();
         texts.into_iter().map(|text| text.item)
@@ -128,57 +155,67 @@ impl<T> FairQueue<T> {
     pub fn next_batch(&mut self, now: Instant) -> Option<Batch<T>> {
         self.end_patience(now);
         let budget = self.limits.token_budget;
-        self.take(
-            |_, tokens, before| before == 0 || before + tokens <= budget,
-            budget,
-        )
+        let tier = self.first_tier()?;
+        self.take(tier, budget, |_, tokens, before| {
+            before == 0 || before + tokens <= budget
+        })
     }
 
     /// Texts that run before the rest of a batch.
     pub fn interrupting(&mut self, running: &Running, now: Instant) -> Option<Batch<T>> {
         self.end_patience(now);
-        // Mostly there is nothing, and it is asked after every step.
-        self.order
-            .first()
-            .filter(|head| running.room(**head, now) > 0)?;
+        let tier = self.first_tier()?;
+        let lane = &self.lanes[tier as usize];
+        // Mostly there is nothing, and it is asked after every step. A tenant's own query may pass its
+        // document though other tenants' texts may not.
+        let first = lane.order.first().map(|(_, tenant)| *tenant);
+        let tenants = first.into_iter().chain([running.last.tenant]);
+        let mut heads = tenants.filter_map(|tenant| lane.head(tier, tenant));
+        heads.find(|(head, _)| running.room(*head, now) > 0)?;
         let budget = self.limits.token_budget;
-        let fits = |head: Urgency, tokens: usize, before: usize| {
+        self.take(tier, INTERRUPTING_TOKENS, |head, tokens, before| {
             let room = running.room(head, now).min(budget);
             before + tokens <= room && (before == 0 || before + tokens <= INTERRUPTING_TOKENS)
-        };
-        self.take(fits, INTERRUPTING_TOKENS)
+        })
     }
 
     /// So many tokens' worth of work of a tier was done.
     pub fn worked(&mut self, tier: Tier, tokens: f64) {
-        self.clocks[tier as usize].advance(tokens, self.active[tier as usize]);
+        let lane = &mut self.lanes[tier as usize];
+        lane.clock.advance(tokens, lane.shares.len());
     }
 
-    /// Takes texts by urgency while `fits(text, its tokens, those taken before)`, up to `budget` tokens.
+    /// The first tier in which something waits.
+    fn first_tier(&self) -> Option<Tier> {
+        let waits = |tier: &Tier| !self.lanes[*tier as usize].order.is_empty();
+        [Tier::Realtime, Tier::Batch].into_iter().find(waits)
+    }
+
+    /// Takes texts of a tier by urgency while `fits(text, its tokens, those taken before)`, up to `budget`
+    /// tokens.
     fn take(
         &mut self,
-        fits: impl Fn(Urgency, usize, usize) -> bool,
+        tier: Tier,
         budget: usize,
+        fits: impl Fn(Urgency, usize, usize) -> bool,
     ) -> Option<Batch<T>> {
+        let lane = &mut self.lanes[tier as usize];
         let mut batch: Option<Batch<T>> = None;
         let mut passed = Vec::new();
-        while let Some(head) = self.order.pop_first() {
+        while let Some((head, tokens)) = lane.pop(tier) {
             let before = batch.as_ref().map_or(0, |batch| batch.tokens);
-            let other_tier = batch
-                .as_ref()
-                .is_some_and(|batch| batch.last.tier != head.tier);
-            let Some(request) = self.requests.get_mut(&head.request) else {
+            let Some(request) = self.requests.get_mut(&head.place.request) else {
                 continue;
             };
-            let fitting = |text: &mut Text<T>| !other_tier && fits(head, text.tokens, before);
+            let fitting = |text: &mut Text<T>| fits(head, text.tokens, before);
             let Some(text) = request.texts.pop_front_if(fitting) else {
-                passed.push(head);
-                if other_tier || passed.len() == LOOK_AHEAD {
+                passed.push((head, tokens));
+                if passed.len() == LOOK_AHEAD {
                     break;
                 }
                 continue;
             };
-            self.order.extend(request.head(head.request));
+            lane.taken(head, request.head(head.place.request));
             let batch = batch.get_or_insert_with(|| Batch {
                 items: Vec::new(),
                 tokens: 0,
@@ -186,14 +223,16 @@ impl<T> FairQueue<T> {
                 oldest: request.arrived,
             });
             batch.items.push(text.item);
-            batch.tokens += text.tokens;
+            batch.tokens += tokens;
             batch.last = head;
             batch.oldest = batch.oldest.min(request.arrived);
             if batch.tokens >= budget {
                 break;
             }
         }
-        self.order.extend(passed);
+        for (head, tokens) in passed {
+            lane.insert(head.tenant, Some((head.place, tokens)));
+        }
         batch
     }
 
@@ -208,31 +247,149 @@ impl<T> FairQueue<T> {
             let Some(request) = self.requests.get_mut(&number) else {
                 continue;
             };
-            if let Some(head) = request.head(number) {
-                self.order.remove(&head);
-            }
-            self.active[request.tier as usize] -= 1;
+            let old = &mut self.lanes[request.tier as usize];
+            let tenant = old.tenant(request.tenant);
+            old.leave(request.tenant, request.head(number));
             request.tier = Tier::Realtime;
-            self.active[request.tier as usize] += 1;
-            request.end = self.clocks[request.tier as usize].now();
+            let lane = &mut self.lanes[request.tier as usize];
+            (request.tenant, request.end) = lane.join(&tenant, &mut self.next_tenant);
             for text in &mut request.texts {
                 request.end = request.end.after(text.tokens);
                 text.finish = request.end;
             }
-            self.order.extend(request.head(number));
+            lane.wait(request.tenant, request.head(number));
         }
     }
 }
 
+impl Lane {
+    /// A request of a tenant arrives: the tenant's number, and where the request begins in its time.
+    fn join(&mut self, tenant: &Tenant, next: &mut u64) -> (u64, VirtualTime) {
+        let now = self.clock.now();
+        let number = *self.numbers.entry(tenant.clone()).or_insert_with(|| {
+            *next += 1;
+            *next
+        });
+        let share = self.shares.entry(number).or_insert_with(|| Share {
+            tenant: tenant.clone(),
+            clock: VirtualClock::default(),
+            seen: now,
+            active: 0,
+            end: now,
+            order: BTreeSet::new(),
+            queued: None,
+        });
+        share.catch_up(now);
+        share.active += 1;
+        (number, share.clock.now())
+    }
+
+    /// A request is over; `head` is what still waits of it. A tenant without requests is forgotten.
+    fn leave(&mut self, number: u64, head: Option<(Place, usize)>) {
+        let now = self.clock.now();
+        let Some(share) = self.shares.get_mut(&number) else {
+            return;
+        };
+        share.catch_up(now);
+        share.active -= 1;
+        if let Some(head) = head {
+            share.order.remove(&head);
+        }
+        if share.active > 0 {
+            self.insert(number, None);
+        } else if let Some(share) = self.shares.remove(&number) {
+            self.numbers.remove(&share.tenant);
+            if let Some(finish) = share.queued {
+                self.order.remove(&(finish, number));
+            }
+        }
+    }
+
+    /// Who has this number; nobody where it has no requests.
+    fn tenant(&self, number: u64) -> Tenant {
+        let share = self.shares.get(&number);
+        share.map(|share| share.tenant.clone()).unwrap_or_default()
+    }
+
+    /// A request that had no text waiting has one. A tenant that had none has saved up nothing.
+    fn wait(&mut self, number: u64, head: Option<(Place, usize)>) {
+        let now = self.clock.now();
+        if let Some(share) = self.shares.get_mut(&number)
+            && share.order.is_empty()
+        {
+            share.end = share.end.max(now);
+        }
+        self.insert(number, head);
+    }
+
+    /// Puts a text into its tenant's order and the tenant where it now belongs.
+    fn insert(&mut self, number: u64, head: Option<(Place, usize)>) {
+        let Some(share) = self.shares.get_mut(&number) else {
+            return;
+        };
+        share.order.extend(head);
+        let first = share.order.first();
+        let finish = first.map(|(_, tokens)| share.end.after(*tokens));
+        if share.queued != finish {
+            if let Some(old) = share.queued {
+                self.order.remove(&(old, number));
+            }
+            self.order.extend(finish.map(|finish| (finish, number)));
+            share.queued = finish;
+        }
+    }
+
+    /// The most urgent text of a tenant, with its tokens.
+    fn head(&self, tier: Tier, tenant: u64) -> Option<(Urgency, usize)> {
+        let share = self.shares.get(&tenant)?;
+        let &(place, tokens) = share.order.first()?;
+        let finish = share.end.after(tokens);
+        Some((
+            Urgency {
+                tier,
+                finish,
+                tenant,
+                place,
+            },
+            tokens,
+        ))
+    }
+
+    /// Takes the most urgent text of all out of the order.
+    fn pop(&mut self, tier: Tier) -> Option<(Urgency, usize)> {
+        let &(_, tenant) = self.order.first()?;
+        let head = self.head(tier, tenant)?;
+        self.shares.get_mut(&tenant)?.order.pop_first();
+        self.insert(tenant, None);
+        Some(head)
+    }
+
+    /// A text that was popped will run; `next` waits in its place.
+    fn taken(&mut self, head: Urgency, next: Option<(Place, usize)>) {
+        if let Some(share) = self.shares.get_mut(&head.tenant) {
+            share.end = head.finish;
+        }
+        self.insert(head.tenant, next);
+    }
+}
+
+impl Share {
+    /// Its requests have had their parts of what it had since the last time.
+    fn catch_up(&mut self, now: VirtualTime) {
+        self.clock.advance(now.tokens_since(self.seen), self.active);
+        self.seen = now;
+    }
+}
+
 impl<T> Request<T> {
-    /// The urgency of its first waiting text.
-    fn head(&self, number: u64) -> Option<Urgency> {
+    /// The place of its first waiting text, with its tokens.
+    fn head(&self, number: u64) -> Option<(Place, usize)> {
         let text = self.texts.front()?;
-        Some(Urgency {
-            tier: self.tier,
+        let place = Place {
             finish: text.finish,
             request: number,
-        })
+        };
+        Some((place, text.tokens))
     }
 }
 
@@ -251,7 +408,17 @@ mod tests {
 
     /// A request whose items are its number and the text's place.
     fn push(queue: &mut FairQueue<(u64, usize)>, tier: Tier, lens: &[usize], now: Instant) -> u64 {
-        let number = queue.open(tier, now);
+        push_for(queue, "", tier, lens, now)
+    }
+
+    fn push_for(
+        queue: &mut FairQueue<(u64, usize)>,
+        tenant: &str,
+        tier: Tier,
+        lens: &[usize],
+        now: Instant,
+    ) -> u64 {
+        let number = queue.open(&Tenant(Some(tenant.into())), tier, now);
         for (place, &len) in lens.iter().enumerate() {
             queue.push(number, len, (number, place));
         }
@@ -272,35 +439,45 @@ mod tests {
         #[test]
         fn every_text_runs_once_in_its_order_within_the_budget(
             requests in prop::collection::vec(
-                (any::<bool>(), prop::collection::vec(1usize..200, 1..8)), 0..30),
+                (any::<bool>(), 0usize..4, prop::collection::vec(1usize..200, 1..8)), 0..30),
             closed in prop::collection::vec(any::<prop::sample::Index>(), 0..4),
         ) {
             let now = Instant::now();
             let mut queue = FairQueue::new(LIMITS);
-            for (batch_tier, lens) in &requests {
+            for (batch_tier, tenant, lens) in &requests {
                 let tier = if *batch_tier { Tier::Batch } else { Tier::Realtime };
-                push(&mut queue, tier, lens, now);
+                push_for(&mut queue, &tenant.to_string(), tier, lens, now);
             }
             let mut next = vec![0; requests.len()];
             if !requests.is_empty() {
                 for index in closed {
                     let number = index.index(requests.len());
                     queue.close(number as u64).for_each(drop);
-                    next[number] = requests[number].1.len();
+                    next[number] = requests[number].2.len();
                 }
             }
             // The most urgent waiting text, by looking at all.
             let urgent = |queue: &FairQueue<(u64, usize)>| {
-                let heads = queue.requests.iter().filter_map(|(number, request)| request.head(*number));
-                heads.min()
+                let mut firsts: HashMap<(Tier, u64), (Place, usize)> = HashMap::new();
+                for (number, request) in &queue.requests {
+                    if let Some(head) = request.head(*number) {
+                        let first = firsts.entry((request.tier, request.tenant)).or_insert(head);
+                        *first = head.min(*first);
+                    }
+                }
+                let heads = firsts.into_iter().map(|((tier, tenant), (place, tokens))| {
+                    let finish = queue.lanes[tier as usize].shares[&tenant].end.after(tokens);
+                    Urgency { tier, finish, tenant, place }
+                });
+                heads.reduce(|a, b| if b.precedes(&a) { b } else { a })
             };
             while let Some(head) = urgent(&queue) {
                 let batch = queue.next_batch(now).unwrap();
-                prop_assert_eq!(batch.items[0].0, head.request);
+                prop_assert_eq!(batch.items[0].0, head.place.request);
                 let lens: Vec<usize> = batch
                     .items
                     .iter()
-                    .map(|&(number, place)| requests[number as usize].1[place])
+                    .map(|&(number, place)| requests[number as usize].2[place])
                     .collect();
                 prop_assert_eq!(batch.tokens, lens.iter().sum::<usize>());
                 prop_assert!(batch.tokens <= LIMITS.token_budget || lens.len() == 1);
@@ -311,9 +488,75 @@ mod tests {
                 }
             }
             prop_assert!(queue.next_batch(now).is_none());
-            let all = requests.iter().zip(next).all(|((_, lens), next)| lens.len() == next);
+            let all = requests.iter().zip(next).all(|((_, _, lens), next)| lens.len() == next);
             prop_assert!(all);
         }
+
+        #[test]
+        fn a_tenant_that_always_has_work_gets_an_even_share_however_others_cut_theirs(
+            tenants in prop::collection::vec((1usize..60, 1usize..30), 2..6),
+        ) {
+            let now = Instant::now();
+            let mut queue = FairQueue::new(LIMITS);
+            // Each has as many requests in flight and texts as long as it likes.
+            for (tenant, &(requests, len)) in tenants.iter().enumerate() {
+                for _ in 0..requests {
+                    push_for(&mut queue, &tenant.to_string(), Tier::Realtime, &[len], now);
+                }
+            }
+            let mut owner: Vec<usize> = tenants
+                .iter()
+                .enumerate()
+                .flat_map(|(tenant, &(requests, _))| std::iter::repeat_n(tenant, requests))
+                .collect();
+            let mut had = vec![0; tenants.len()];
+            while had.iter().sum::<usize>() < 20_000 {
+                let batch = queue.next_batch(now).unwrap();
+                queue.worked(Tier::Realtime, batch.tokens as f64);
+                for (number, _) in batch.items {
+                    let tenant = owner[number as usize];
+                    had[tenant] += tenants[tenant].1;
+                    queue.close(number).for_each(drop);
+                    owner.push(tenant);
+                    let len = tenants[tenant].1;
+                    push_for(&mut queue, &tenant.to_string(), Tier::Realtime, &[len], now);
+                }
+            }
+            // Whoever has more in flight than a batch holds always has something waiting, and gets an
+            // even share of every batch but its end, which goes to texts that still fit there.
+            let end = tenants.iter().map(|&(_, len)| len).max().unwrap_or_default();
+            let packed = had.iter().sum::<usize>() * (LIMITS.token_budget - end) / LIMITS.token_budget;
+            let even = packed / tenants.len();
+            for ((requests, len), had) in tenants.iter().zip(&had) {
+                if requests * len > LIMITS.token_budget {
+                    prop_assert!(had + 4 * LIMITS.token_budget >= even, "{had} of {even}: {tenants:?}");
+                }
+            }
+            for number in 0..owner.len() as u64 {
+                queue.close(number).for_each(drop);
+            }
+            let lane = &queue.lanes[0];
+            prop_assert!(lane.shares.is_empty() && lane.numbers.is_empty() && lane.order.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_tenants_flood_does_not_hold_up_another_tenants_query() {
+        let now = Instant::now();
+        let mut queue = FairQueue::new(LIMITS);
+        for _ in 0..1000 {
+            push_for(&mut queue, "flood", Tier::Realtime, &[50], now);
+        }
+        for _ in 0..50 {
+            let batch = queue.next_batch(now).unwrap();
+            queue.worked(Tier::Realtime, batch.tokens as f64);
+            for (number, _) in batch.items {
+                queue.close(number).for_each(drop);
+            }
+        }
+        let query = push_for(&mut queue, "light", Tier::Realtime, &[16], now);
+        assert!(queue.next_batch(now).unwrap().items.contains(&(query, 0)));
+        // By requests alone it would have been one of 901: its turn would come after 14,416 tokens.
     }
 
     #[test]

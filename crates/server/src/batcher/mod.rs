@@ -29,7 +29,7 @@ use crate::budget::{Budget, Reservation};
 use crate::metrics::Metrics;
 
 pub use fair_queue::{Batch, FairQueue};
-pub use policy::{BatchLimits, Running, Tier, Urgency, VirtualClock, VirtualTime};
+pub use policy::{BatchLimits, Place, Running, Tenant, Tier, Urgency, VirtualClock, VirtualTime};
 pub use queue::{ForwardFailed, Forwarded};
 
 /// What the batcher accepts.
@@ -278,6 +278,7 @@ impl Batcher {
         &self,
         sequences: Vec<Sequence>,
         reservation: Reservation,
+        tenant: Tenant,
         tier: Tier,
     ) -> Result<Forwarded, BatchError> {
         if sequences.is_empty() {
@@ -296,7 +297,7 @@ impl Batcher {
         );
         let answer = self
             .queue
-            .push(sequences, tier, reservation, Instant::now())
+            .push(sequences, &tenant, tier, reservation, Instant::now())
             .map_err(|queue::Closed| BatchError::Closed)?;
         let reply = answer.reply().instrument(span.clone()).await;
         let forwarded = reply.map_err(|ForwardFailed| BatchError::Failed)?;

@@ -1,11 +1,13 @@
 //! Who comes before whom: tiers, virtual time, and when a running batch gives way. Neither threads nor
 //! clocks: the time is passed in.
 //!
-//! The order is weighted fair queueing (Demers, Keshav, Shenker 1989) over requests: each text carries
-//! the virtual time at which it would be done if every request had an equal share of the processor. A
-//! short query therefore passes the far end of a large request, and a long document passes whatever
-//! arrives later than its own length, so neither starves the other.
+//! The order is weighted fair queueing (Demers, Keshav, Shenker 1989) in two levels (Bennett, Zhang 1996):
+//! tenants share the processor evenly, and requests share what their tenant has. Each text carries the
+//! virtual time at which it would be done so. A short query therefore passes the far end of a large
+//! request, a long document passes whatever arrives later than its own length, and a tenant gains
+//! nothing by sending more requests.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How soon a request wants its answer. What comes first is smaller.
@@ -30,15 +32,40 @@ pub struct BatchLimits {
     pub batch_tier_patience: Duration,
 }
 
-/// The place of a text in the order; the smallest runs next.
+/// Who shares the processor with others: an account, or everybody where nobody is told apart.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Tenant(pub Option<Arc<str>>);
+
+/// The place of a text among those of its tenant; the smallest runs next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Urgency {
-    /// Realtime before batch.
-    pub tier: Tier,
-    /// Virtual time at which it would be done.
+pub struct Place {
+    /// Virtual time of the tenant at which it would be done.
     pub finish: VirtualTime,
     /// Number of its request, in order of arrival; decides between equals.
     pub request: u64,
+}
+
+/// The place of a text in the order of all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Urgency {
+    /// Realtime before batch.
+    pub tier: Tier,
+    /// Virtual time at which its tenant would have had it.
+    pub finish: VirtualTime,
+    /// Number of its tenant, in order of arrival; decides between equals.
+    pub tenant: u64,
+    /// Its place within the tenant.
+    pub place: Place,
+}
+
+impl Urgency {
+    /// Whether it runs before another text. Texts of one tenant are in the tenant's order.
+    pub fn precedes(&self, other: &Self) -> bool {
+        if self.tier == other.tier && self.tenant == other.tenant {
+            return self.place < other.place;
+        }
+        (self.tier, self.finish, self.tenant) < (other.tier, other.finish, other.tenant)
+    }
 }
 
 /// A moment of a [`VirtualClock`].
@@ -54,24 +81,29 @@ impl VirtualTime {
     pub fn after(self, tokens: usize) -> Self {
         Self(self.0 + (tokens as f64 * PARTS) as u64)
     }
+
+    /// Tokens from an earlier moment to this one.
+    pub(super) fn tokens_since(self, earlier: Self) -> f64 {
+        self.0.saturating_sub(earlier.0) as f64 / PARTS
+    }
 }
 
-/// The virtual time of one tier: it advances by what each request would have got of the work done, were
-/// the processor shared evenly.
+/// The virtual time of those who share a tier or a tenant: it advances by what each of them would have got
+/// of the work done, were it shared evenly.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct VirtualClock {
     now: VirtualTime,
 }
 
 impl VirtualClock {
-    /// A request that arrives now begins here.
+    /// Who arrives now begins here.
     pub fn now(&self) -> VirtualTime {
         self.now
     }
 
-    /// Work of `tokens` was done while `requests` waited or ran.
-    pub fn advance(&mut self, tokens: f64, requests: usize) {
-        self.now.0 += (tokens * PARTS / requests.max(1) as f64) as u64;
+    /// Work of `tokens` was done for `sharers` that waited or ran.
+    pub fn advance(&mut self, tokens: f64, sharers: usize) {
+        self.now.0 += (tokens * PARTS / sharers.max(1) as f64) as u64;
     }
 }
 
@@ -109,7 +141,7 @@ impl Running {
         if now >= self.patience_ends {
             last.tier = Tier::Realtime;
         }
-        if waiting >= last {
+        if !waiting.precedes(&last) {
             return 0;
         }
         if waiting.tier == last.tier {
@@ -124,10 +156,12 @@ mod tests {
     use super::*;
 
     fn urgency(tier: Tier, tokens: usize) -> Urgency {
+        let finish = VirtualTime::default().after(tokens);
         Urgency {
             tier,
-            finish: VirtualTime::default().after(tokens),
-            request: 0,
+            finish,
+            tenant: 0,
+            place: Place { finish, request: 0 },
         }
     }
 
@@ -147,6 +181,17 @@ mod tests {
         assert_eq!(running.room(urgency(Tier::Realtime, 1016), now), 1128);
         assert_eq!(running.room(urgency(Tier::Realtime, 8001), now), 0);
         assert_eq!(running.room(urgency(Tier::Batch, 0), now), 0);
+    }
+
+    #[test]
+    fn a_tenants_query_passes_its_own_document_and_not_that_of_another() {
+        let (running, now) = (document(Tier::Realtime), Instant::now());
+        let mut query = urgency(Tier::Realtime, 16);
+        // The tenant has had the document's time already.
+        query.finish = query.finish.after(8000);
+        assert_eq!(running.room(query, now), 1128);
+        query.tenant = 1;
+        assert_eq!(running.room(query, now), 0);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use quintet_engine::batch::Sequence;
 use tokio::sync::oneshot;
 
 use super::fair_queue::{Batch, FairQueue};
-use super::policy::{BatchLimits, Running, Tier};
+use super::policy::{BatchLimits, Running, Tenant, Tier};
 use crate::budget::Reservation;
 
 /// What the worker gives back for a request.
@@ -186,6 +186,7 @@ impl Queue {
     pub(super) fn push(
         self: &Arc<Self>,
         sequences: Vec<Sequence>,
+        tenant: &Tenant,
         tier: Tier,
         reservation: Reservation,
         now: Instant,
@@ -196,7 +197,7 @@ impl Queue {
             return Err(Closed);
         }
         let job = Arc::new(Job {
-            number: waiting.texts.open(tier, now),
+            number: waiting.texts.open(tenant, tier, now),
             arrived: now,
             progress: Mutex::new(Progress {
                 pooled: vec![Vec::new(); sequences.len()],
@@ -326,7 +327,13 @@ mod tests {
         let mut reservation = budget.reservation();
         reservation.grow(lens.iter().sum()).unwrap();
         queue
-            .push(sequences, tier, reservation, Instant::now())
+            .push(
+                sequences,
+                &Tenant::default(),
+                tier,
+                reservation,
+                Instant::now(),
+            )
             .unwrap()
     }
 
@@ -390,6 +397,7 @@ mod tests {
         queue.close();
         let refused = queue.push(
             Vec::new(),
+            &Tenant::default(),
             Tier::Realtime,
             budget.reservation(),
             Instant::now(),

@@ -166,9 +166,12 @@ impl Chunked {
         let len = self.tokens();
         let cost = handling.admit(&service.model, [self.task], len).await?;
         let sequences = self.windows.sequences.clone();
-        let forwarded = service
-            .batcher
-            .forward(sequences, self.reservation, handling.tier);
+        let forwarded = service.batcher.forward(
+            sequences,
+            self.reservation,
+            handling.caller.tenant(),
+            handling.tier,
+        );
         let forwarded = forwarded.await?;
         let document = &self.document;
         let embedder = &service.model.embedder;

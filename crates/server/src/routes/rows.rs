@@ -194,9 +194,12 @@ impl Texts {
             row.cut_at = cut_at;
             sequences.push(prepared.sequence);
         }
-        let forwarded = service
-            .batcher
-            .forward(sequences, self.reservation, handling.tier);
+        let forwarded = service.batcher.forward(
+            sequences,
+            self.reservation,
+            handling.caller.tenant(),
+            handling.tier,
+        );
         let forwarded = forwarded.await?;
         for (place, mut sums) in self.places.into_iter().zip(forwarded.pooled) {
             rows[place].sum = sums.swap_remove(0);

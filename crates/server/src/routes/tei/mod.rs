@@ -121,9 +121,12 @@ pub async fn embed_all(
     }
     let count = sequences.len();
     let tokenize = started.elapsed();
-    let forwarded = service
-        .batcher
-        .forward(sequences, reservation, handling.tier);
+    let forwarded = service.batcher.forward(
+        sequences,
+        reservation,
+        handling.caller.tenant(),
+        handling.tier,
+    );
     let forwarded = forwarded.await?;
     let times = StepTimes {
         tokenize,
