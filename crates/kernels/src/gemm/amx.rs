@@ -33,7 +33,7 @@ const WORDS: usize = COLUMNS;
 
 /// How the numbers along k are cut into tiles.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Cut {
+struct Cut {
     /// Numbers in a row of a tile.
     numbers: usize,
     /// Tiles that one row of numbers takes.
@@ -54,18 +54,20 @@ impl Cut {
         parts: 1,
     };
 
-    /// That of the rows of x for weights of a format; `None` if the unit has no use for them.
-    pub(super) fn of(format: Format) -> Option<Cut> {
+    /// That of so many rows of x for weights of a format; `None` if they do not go through the unit,
+    /// which takes as long for one row as for 16: a few rows of integers are sooner done by AVX-512,
+    /// with the same bits.
+    fn of(format: Format, rows: usize) -> Option<Cut> {
         match format {
             Format::F32 => None,
             Format::Bf16 => Some(Cut::BF16),
-            Format::Int16 => Some(Cut::INT16),
-            Format::Int8 => Some(Cut::INT8),
+            Format::Int16 => (rows >= 24).then_some(Cut::INT16),
+            Format::Int8 => (rows >= 14).then_some(Cut::INT8),
         }
     }
 
     /// Tiles of 16 rows of `k` numbers.
-    pub(super) fn tiles(self, k: usize) -> usize {
+    fn tiles(self, k: usize) -> usize {
         k.div_ceil(self.numbers) * self.parts
     }
 }
@@ -87,11 +89,12 @@ impl TiledRows {
     /// Replaces the content by the rows `x`, if AMX multiplies them with these weights.
     pub(super) fn pack(&mut self, cpu: &Cpu, weights: &PackedMatrix, x: &[f32]) -> bool {
         let is_amx = cpu.isa() == Isa::Amx;
-        self.cut = is_amx.then(|| Cut::of(weights.format())).flatten();
+        let k = weights.k();
+        let cut = Cut::of(weights.format(), x.len() / k);
+        self.cut = cut.filter(|_| is_amx);
         let Some(cut) = self.cut else {
             return false;
         };
-        let k = weights.k();
         let scales = weights
             .integers()
             .map_or(0, |_| k.div_ceil(K_BLOCK) * ROW_HEAD);
@@ -169,7 +172,7 @@ pub(super) fn multiply(
     tile: &mut [F32x16],
 ) {
     let k = block.k.len();
-    let rows = block.rows.len().next_multiple_of(TILE_ROWS);
+    let rows = block.x.tile_rows(block.rows.len());
     let panels = tile.len() / rows;
     let walk = |lines, columns| Walk {
         tiles: Tiles::take(),
@@ -185,6 +188,9 @@ pub(super) fn multiply(
             let len = k.div_ceil(Cut::BF16.numbers);
             columns.fill(lines, panels, len, |lines, tiles| pair_lines(lines, tiles));
             walk(&[], columns).multiply_numbers(tile);
+        }
+        Lines::Int16(_) | Lines::Int8(_) if !block.x.tiled().is_used() => {
+            avx512::multiply(block, is_wide, tile);
         }
         Lines::Int16(lines) => {
             let len = Cut::INT16.tiles(k);
