@@ -43,8 +43,12 @@ impl PackedRows {
         let loras = segments.iter().flat_map(|segment| segment.lora);
         let ranks = loras.map(|lora| lora.rank()).max().unwrap_or(0);
         self.integers = integers;
+        #[cfg(target_arch = "x86_64")]
+        let is_tiled = self.tiled.pack(cpu, weights, x);
+        #[cfg(not(target_arch = "x86_64"))]
+        let is_tiled = false;
         (self.steps, self.scales) = match integers {
-            _ if self.is_tiled(cpu, weights, x) => (0, 0),
+            _ if is_tiled => (0, 0),
             Some(integers) => (integers.words(k), k.div_ceil(K_BLOCK) * ROW_HEAD),
             None => (k, 0),
         };
@@ -59,7 +63,7 @@ impl PackedRows {
             let (scales, side) = rest.split_at_mut(scales);
             let x = &x[rows.start * k..rows.end * k];
             match integers {
-                _ if steps.is_empty() => {}
+                _ if is_tiled => {}
                 Some(integers) => interleave_integers(cpu, integers, weights, x, steps, scales),
                 None => interleave(x, k, steps, |number| number.to_bits()),
             }
@@ -67,14 +71,6 @@ impl PackedRows {
         };
         cpu.pool()
             .for_each_chunk(&mut self.lines, self.depth.max(1), &work);
-    }
-
-    /// Brings the rows into tiles, if that is how these weights are multiplied.
-    fn is_tiled(&mut self, cpu: &Cpu, weights: &PackedMatrix, x: &[f32]) -> bool {
-        #[cfg(target_arch = "x86_64")]
-        return self.tiled.pack(cpu, weights, x);
-        #[cfg(not(target_arch = "x86_64"))]
-        return false;
     }
 
     /// Rows that a task takes together.
