@@ -216,7 +216,7 @@ def machine():
     info = Path("/proc/cpuinfo").read_text().splitlines()
     flags = next(line for line in info if line.startswith("flags")).split()
     return {"cpu": next(line.split(":", 1)[1].strip() for line in info if line.startswith("model name")), "cores": os.cpu_count(),
-            "features": [f for f in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8") if f in flags],
+            "features": [f for f in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8") if f in flags],
             "system": platform.platform()}
 
 
