@@ -4,12 +4,12 @@
 //! and the order of tenants that of their most urgent requests, so it takes a step down two trees per
 //! text to make a batch, however many wait.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
+use super::lane::Lane;
 use super::policy::{
-    BatchLimits, INTERRUPTING_TOKENS, Place, Running, TIERS, Tenant, Tier, Urgency, VirtualClock,
-    VirtualTime,
+    BatchLimits, INTERRUPTING_TOKENS, Place, Running, TIERS, Tenant, Tier, Urgency, VirtualTime,
 };
 
 /// Texts that do not fit into the rest of a batch, before the batch is closed.
@@ -27,36 +27,6 @@ pub struct FairQueue<T> {
     patient: VecDeque<(Instant, u64)>,
     next_request: u64,
     next_tenant: u64,
-}
-
-/// The tenants of one tier.
-#[derive(Debug, Default)]
-struct Lane {
-    clock: VirtualClock,
-    /// Numbers of those that have requests. Nothing is kept of others, so what waits bounds this too.
-    numbers: HashMap<Tenant, u64>,
-    /// By number.
-    shares: HashMap<u64, Share>,
-    /// When each tenant would have had its most urgent text, with its number.
-    order: BTreeSet<(VirtualTime, u64)>,
-}
-
-/// One tenant's share of a tier.
-#[derive(Debug)]
-struct Share {
-    tenant: Tenant,
-    /// Shared by its requests.
-    clock: VirtualClock,
-    /// The lane's time up to which `clock` goes.
-    seen: VirtualTime,
-    /// Requests that have texts that wait or run.
-    active: usize,
-    /// Where what was taken of it ends in the lane's time.
-    end: VirtualTime,
-    /// The first waiting text of each request that has one, with its tokens.
-    order: BTreeSet<(Place, usize)>,
-    /// Its entry in the lane's order.
-    queued: Option<VirtualTime>,
 }
 
 #[derive(Debug)]
@@ -168,7 +138,7 @@ impl<T> FairQueue<T> {
         let lane = &self.lanes[tier as usize];
         // Mostly there is nothing, and it is asked after every step. A tenant's own query may pass its
         // document though other tenants' texts may not.
-        let first = lane.order.first().map(|(_, tenant)| *tenant);
+        let first = lane.first();
         let tenants = first.into_iter().chain([running.last.tenant]);
         let mut heads = tenants.filter_map(|tenant| lane.head(tier, tenant));
         heads.find(|(head, _)| running.room(*head, now) > 0)?;
@@ -181,13 +151,12 @@ impl<T> FairQueue<T> {
 
     /// So many tokens' worth of work of a tier was done.
     pub fn worked(&mut self, tier: Tier, tokens: f64) {
-        let lane = &mut self.lanes[tier as usize];
-        lane.clock.advance(tokens, lane.shares.len());
+        self.lanes[tier as usize].worked(tokens);
     }
 
     /// The first tier in which something waits.
     fn first_tier(&self) -> Option<Tier> {
-        let waits = |tier: &Tier| !self.lanes[*tier as usize].order.is_empty();
+        let waits = |tier: &Tier| self.lanes[*tier as usize].first().is_some();
         [Tier::Realtime, Tier::Batch].into_iter().find(waits)
     }
 
@@ -259,125 +228,6 @@ impl<T> FairQueue<T> {
             }
             lane.wait(request.tenant, request.head(number));
         }
-    }
-}
-
-impl Lane {
-    /// A request of a tenant arrives: the tenant's number, and where the request begins in its time.
-    fn join(&mut self, tenant: &Tenant, next: &mut u64) -> (u64, VirtualTime) {
-        let now = self.clock.now();
-        let number = *self.numbers.entry(tenant.clone()).or_insert_with(|| {
-            *next += 1;
-            *next
-        });
-        let share = self.shares.entry(number).or_insert_with(|| Share {
-            tenant: tenant.clone(),
-            clock: VirtualClock::default(),
-            seen: now,
-            active: 0,
-            end: now,
-            order: BTreeSet::new(),
-            queued: None,
-        });
-        share.catch_up(now);
-        share.active += 1;
-        (number, share.clock.now())
-    }
-
-    /// A request is over; `head` is what still waits of it. A tenant without requests is forgotten.
-    fn leave(&mut self, number: u64, head: Option<(Place, usize)>) {
-        let now = self.clock.now();
-        let Some(share) = self.shares.get_mut(&number) else {
-            return;
-        };
-        share.catch_up(now);
-        share.active -= 1;
-        if let Some(head) = head {
-            share.order.remove(&head);
-        }
-        if share.active > 0 {
-            self.insert(number, None);
-        } else if let Some(share) = self.shares.remove(&number) {
-            self.numbers.remove(&share.tenant);
-            if let Some(finish) = share.queued {
-                self.order.remove(&(finish, number));
-            }
-        }
-    }
-
-    /// Who has this number; nobody where it has no requests.
-    fn tenant(&self, number: u64) -> Tenant {
-        let share = self.shares.get(&number);
-        share.map(|share| share.tenant.clone()).unwrap_or_default()
-    }
-
-    /// A request that had no text waiting has one. A tenant that had none has saved up nothing.
-    fn wait(&mut self, number: u64, head: Option<(Place, usize)>) {
-        let now = self.clock.now();
-        if let Some(share) = self.shares.get_mut(&number)
-            && share.order.is_empty()
-        {
-            share.end = share.end.max(now);
-        }
-        self.insert(number, head);
-    }
-
-    /// Puts a text into its tenant's order and the tenant where it now belongs.
-    fn insert(&mut self, number: u64, head: Option<(Place, usize)>) {
-        let Some(share) = self.shares.get_mut(&number) else {
-            return;
-        };
-        share.order.extend(head);
-        let first = share.order.first();
-        let finish = first.map(|(_, tokens)| share.end.after(*tokens));
-        if share.queued != finish {
-            if let Some(old) = share.queued {
-                self.order.remove(&(old, number));
-            }
-            self.order.extend(finish.map(|finish| (finish, number)));
-            share.queued = finish;
-        }
-    }
-
-    /// The most urgent text of a tenant, with its tokens.
-    fn head(&self, tier: Tier, tenant: u64) -> Option<(Urgency, usize)> {
-        let share = self.shares.get(&tenant)?;
-        let &(place, tokens) = share.order.first()?;
-        let finish = share.end.after(tokens);
-        Some((
-            Urgency {
-                tier,
-                finish,
-                tenant,
-                place,
-            },
-            tokens,
-        ))
-    }
-
-    /// Takes the most urgent text of all out of the order.
-    fn pop(&mut self, tier: Tier) -> Option<(Urgency, usize)> {
-        let &(_, tenant) = self.order.first()?;
-        let head = self.head(tier, tenant)?;
-        self.shares.get_mut(&tenant)?.order.pop_first();
-        self.insert(tenant, None);
-        Some(head)
-    }
-
-    /// A text that was popped will run; `next` waits in its place.
-    fn taken(&mut self, head: Urgency, next: Option<(Place, usize)>) {
-        if let Some(share) = self.shares.get_mut(&head.tenant) {
-            share.end = head.finish;
-        }
-        self.insert(head.tenant, next);
-    }
-}
-
-impl Share {
-    /// Its requests have had their parts of what it had since the last time.
-    fn catch_up(&mut self, now: VirtualTime) {
-        self.clock.advance(now.tokens_since(self.seen), self.active);
-        self.seen = now;
     }
 }
 
@@ -466,7 +316,7 @@ mod tests {
                     }
                 }
                 let heads = firsts.into_iter().map(|((tier, tenant), (place, tokens))| {
-                    let finish = queue.lanes[tier as usize].shares[&tenant].end.after(tokens);
+                    let finish = queue.lanes[tier as usize].end(tenant).after(tokens);
                     Urgency { tier, finish, tenant, place }
                 });
                 heads.reduce(|a, b| if b.precedes(&a) { b } else { a })
@@ -535,8 +385,7 @@ mod tests {
             for number in 0..owner.len() as u64 {
                 queue.close(number).for_each(drop);
             }
-            let lane = &queue.lanes[0];
-            prop_assert!(lane.shares.is_empty() && lane.numbers.is_empty() && lane.order.is_empty());
+            prop_assert!(queue.lanes[0].is_empty());
         }
     }
 

@@ -12,6 +12,7 @@
 //! Routes call [`Batcher::tokenize`], let the request be billed, and call [`Batcher::forward`].
 
 mod fair_queue;
+mod lane;
 mod policy;
 mod queue;
 mod worker;
