@@ -120,7 +120,8 @@ impl Error for ParseIsaError {}
 /// A new instruction set is one more arm here and one more line at each use. The versions are
 /// safe `#[target_feature]` functions: what makes calling one `unsafe` is only whether the
 /// processor has the instructions. Without `amx` that set runs the version of AVX-512, without
-/// `avx512` that of AVX2; without `neon` that set runs the portable one, which the compiler vectorises for it.
+/// `avx512` that of AVX2; without `neon` that set runs the portable one, which the compiler
+/// vectorises for it.
 macro_rules! per_isa {
     // What a set without a version of its own runs stands first, then its own.
     (@own $fallback:expr, ) => {

@@ -23,8 +23,8 @@
 //! # How an operation is laid out
 //! A folder each: `mod.rs` has the safe entry (checks the lengths, picks the instruction set), the
 //! plain Rust version, which is the specification, and the tests; `avx2.rs` has the fast version,
-//! `avx512.rs` and `amx.rs` one where AVX2's can be beaten, `neon.rs` one where the plain Rust can be on 64-bit
-//! Arm.
+//! `avx512.rs` and `amx/` one where AVX2's can be beaten, `neon.rs` one where the plain Rust can be
+//! on 64-bit Arm.
 //! A mistake in lengths is a bug of the caller and panics.
 
 use std::num::NonZeroUsize;

@@ -4,7 +4,7 @@
 //! segment which the row is in.
 //!
 //! # Blocking
-//! `x` is packed once a call, in panels of 6 rows; the side products `x · Aᵀ` are a few more
+//! `x` is packed once a call, in panels of 6 rows (for AMX in tiles of 16); the side products `x · Aᵀ` are a few more
 //! columns of it. A task is a block of rows by a group of 16-column panels; it goes through k in
 //! blocks of 256, sums into a tile of its own that stays in the L2 cache, and at the end adds
 //! bias and low-rank part, applies the epilogue and writes its part of `out`. Weights come from
@@ -21,7 +21,7 @@
 //! Each output is, whatever tile computes it: within a block of 256 steps of k one chain of
 //! (fused) multiply-adds in the order of k, or an exact sum of integers times the scales; the blocks added in order; then the bias; then one
 //! multiply-add for each rank of the adapter; then GELU or the residual. So its bits do not depend
-//! on where its row stands.
+//! on where its row stands. AMX adds bf16 products in an order of its own, as fixed (`amx/`).
 
 #[cfg(target_arch = "x86_64")]
 mod amx;

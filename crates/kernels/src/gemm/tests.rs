@@ -411,20 +411,24 @@ fn smoothing_takes_a_large_number_s_error_away_and_nothing_else() {
 
 #[test]
 fn what_is_not_finite_stays_so_in_its_row() {
-    let bytes: Vec<u8> = uniform(3, 20 * 64)
-        .iter()
-        .flat_map(|x| x.to_le_bytes())
-        .collect();
+    let weights = uniform(3, 20 * 64);
+    let bytes: Vec<u8> = weights.iter().flat_map(|x| x.to_le_bytes()).collect();
+    let halves: Vec<u8> = bytes.chunks(4).flat_map(|x| [x[2], x[3]]).collect();
+    let formats = [Format::F32, Format::Bf16, Format::Int16, Format::Int8];
     for (cpu, format) in cpus(1)
         .iter()
-        .flat_map(|cpu| [Format::F32, Format::Int16, Format::Int8].map(|format| (cpu, format)))
+        .flat_map(|cpu| formats.map(|format| (cpu, format)))
     {
+        let rows = match format {
+            Format::Bf16 => Rows::Bf16(&halves),
+            Format::F32 | Format::Int16 | Format::Int8 => Rows::F32(&bytes),
+        };
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let mut x = uniform(4, 2 * 64);
             x[70] = bad;
             let operands = Product {
                 x: &x,
-                weights: &PackedMatrix::pack(cpu, &[Rows::F32(&bytes)], 64, format),
+                weights: &PackedMatrix::pack(cpu, &[rows], 64, format),
                 bias: &[0.0; 20],
                 segments: &[Segment {
                     rows: 0..2,
