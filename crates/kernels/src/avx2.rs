@@ -80,32 +80,36 @@ pub(crate) fn sum(lanes: __m256) -> f32 {
     _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
 }
 
+/// 2^r for |r| <= 1/2 from r^5 down to the constant: the polynomial with the least largest relative
+/// error, 9.2e-8.
+#[expect(
+    clippy::approx_constant,
+    reason = "the polynomial's own coefficient, not ln 2"
+)]
+pub(crate) const EXP2: [f32; 6] = [
+    1.326_472_7e-3,
+    9.671_513e-3,
+    5.550_733_6e-2,
+    2.402_224_2e-1,
+    6.931_47e-1,
+    1.0,
+];
+
+/// Below, where results near the subnormal range, [`exp2`] is 0: less than 2^-125 of the largest
+/// weight of a softmax.
+pub(crate) const EXP2_VANISHES_BELOW: f32 = -125.5;
+
 /// 2 to the power of each lane, for lanes that are not positive.
 ///
-/// x = n + r with n whole and |r| <= 1/2, then a polynomial of degree 5 with the least largest
-/// relative error over that range, 9.2e-8; within 2.1 units in the last place on [-125.5, 0].
-/// Below, where results near the subnormal range, it is 0: less than 2^-125 of the largest weight of
-/// a softmax.
+/// x = n + r with n whole and |r| <= 1/2, then [`EXP2`]; within 2.1 units in the last place down to
+/// [`EXP2_VANISHES_BELOW`].
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 pub(crate) fn exp2(x: __m256) -> __m256 {
-    #[expect(
-        clippy::approx_constant,
-        reason = "the polynomial's own coefficient, not ln 2"
-    )]
-    const POLYNOMIAL: [f32; 6] = [
-        1.326_472_7e-3,
-        9.671_513e-3,
-        5.550_733_6e-2,
-        2.402_224_2e-1,
-        6.931_47e-1,
-        1.0,
-    ];
-
     let power = _mm256_cvtps_epi32(x);
     let rest = _mm256_sub_ps(x, _mm256_cvtepi32_ps(power));
-    let mut series = _mm256_set1_ps(POLYNOMIAL[0]);
-    for coefficient in &POLYNOMIAL[1..] {
+    let mut series = _mm256_set1_ps(EXP2[0]);
+    for coefficient in &EXP2[1..] {
         series = _mm256_fmadd_ps(series, rest, _mm256_set1_ps(*coefficient));
     }
     // `power` is at least -126 where the result is kept, so adding it to the exponent is exact.
@@ -113,7 +117,7 @@ pub(crate) fn exp2(x: __m256) -> __m256 {
         _mm256_castps_si256(series),
         _mm256_slli_epi32::<23>(power),
     ));
-    let vanishes = _mm256_cmp_ps::<_CMP_LT_OQ>(x, _mm256_set1_ps(-125.5));
+    let vanishes = _mm256_cmp_ps::<_CMP_LT_OQ>(x, _mm256_set1_ps(EXP2_VANISHES_BELOW));
     _mm256_andnot_ps(vanishes, scaled)
 }
 

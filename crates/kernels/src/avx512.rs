@@ -1,8 +1,9 @@
-//! Registers of 16 f32 or words: loads and stores.
+//! Registers of 16 f32 or words: loads, stores and powers of 2.
 #![expect(unsafe_code, reason = "loads and stores take raw pointers")]
 
 use std::arch::x86_64::*;
 
+use crate::avx2::{EXP2, EXP2_VANISHES_BELOW};
 use crate::tile::{Bf16x16, F32x16, Words};
 
 /// Reads a line.
@@ -88,4 +89,50 @@ pub(crate) fn load_bf16_line(line: &Bf16x16) -> __m512 {
         _mm256_broadcastsi128_si256(high),
     );
     _mm512_castsi512_ps(_mm512_shuffle_epi8(_mm512_broadcast_i32x8(words), places))
+}
+
+/// 2 to the power of each lane, for lanes that are not positive: the same bits as
+/// [`avx2::exp2`](crate::avx2::exp2).
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(crate) fn exp2(x: __m512) -> __m512 {
+    let power = _mm512_cvtps_epi32(x);
+    let rest = _mm512_sub_ps(x, _mm512_cvtepi32_ps(power));
+    let mut series = _mm512_set1_ps(EXP2[0]);
+    for coefficient in &EXP2[1..] {
+        series = _mm512_fmadd_ps(series, rest, _mm512_set1_ps(*coefficient));
+    }
+    let scaled = _mm512_castsi512_ps(_mm512_add_epi32(
+        _mm512_castps_si512(series),
+        _mm512_slli_epi32::<23>(power),
+    ));
+    let stays = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x, _mm512_set1_ps(EXP2_VANISHES_BELOW));
+    _mm512_maskz_mov_ps(stays, scaled)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Isa, avx2};
+
+    #[target_feature(enable = "avx2,fma,avx512f")]
+    fn both_exp2_of(x: f32) -> [u32; 2] {
+        let narrow = _mm256_cvtss_f32(avx2::exp2(_mm256_set1_ps(x)));
+        let wide = _mm512_cvtss_f32(exp2(_mm512_set1_ps(x)));
+        [narrow.to_bits(), wide.to_bits()]
+    }
+
+    #[test]
+    fn exp2_has_the_bits_of_the_narrow_one() {
+        if !Isa::Avx512.is_available() {
+            eprintln!("not run: this processor lacks `avx512`");
+            return;
+        }
+        let steps = (0..=130_000).map(|step| -(step as f32) * 1e-3);
+        for x in steps.chain([-1e30, f32::NEG_INFINITY, f32::NAN]) {
+            // SAFETY: the check above.
+            let [narrow, wide] = unsafe { both_exp2_of(x) };
+            assert_eq!(narrow, wide, "exp2({x})");
+        }
+    }
 }

@@ -9,20 +9,23 @@ use crate::avx2::exp2;
 use crate::tile::avx2::{Pair, add, load_line, multiply_add, store_line, zero};
 use crate::tile::{F32x16, ROWS};
 
+/// Sixteen queries, or their sums at one place.
+type Line = [F32x16; 1];
+
 /// See [`super::attend`].
 #[target_feature(enable = "avx2,fma")]
 pub(super) fn attend(
     head: &Head<'_>,
     queries: Range<usize>,
-    scratch: &mut Scratch,
+    scratch: &mut Scratch<1>,
     write: impl Fn(usize, &[f32]),
 ) {
     let steps = Steps {
-        score: |keys: &[f32], queries: &[F32x16], scores: &mut [F32x16]| {
+        score: |keys: &[[f32; ROWS]], queries: &[Line], scores: &mut [Line]| {
             score(keys, queries, scores);
         },
-        rescale: |group: &mut Group, scores: &mut [F32x16]| rescale(group, scores),
-        gather_values: |values: &[[f32; ROWS]], weights: &[F32x16], sums: &mut [F32x16]| {
+        rescale: |group: &mut Group<1>, scores: &mut [Line]| rescale(group, scores),
+        gather_values: |values: &[[f32; ROWS]], weights: &[Line], sums: &mut [Line]| {
             gather_values(values, weights, sums);
         },
     };
@@ -31,10 +34,10 @@ pub(super) fn attend(
 
 /// See [`Steps::rescale`].
 #[target_feature(enable = "avx2,fma")]
-fn rescale(group: &mut Group, scores: &mut [F32x16]) {
-    let before = load_line(&group.largest);
+fn rescale(group: &mut Group<1>, scores: &mut [Line]) {
+    let before = load_line(&group.largest[0]);
     let mut largest = before;
-    for line in &*scores {
+    for [line] in &*scores {
         let [low, high] = load_line(line);
         largest = [
             _mm256_max_ps(low, largest[0]),
@@ -42,16 +45,16 @@ fn rescale(group: &mut Group, scores: &mut [F32x16]) {
         ];
     }
     let mut block_totals = zero();
-    for line in scores {
+    for [line] in scores {
         let weights = exp2_difference(load_line(line), largest);
         block_totals = add(block_totals, weights);
         store_line(line, weights);
     }
     let scale = exp2_difference(before, largest);
-    let totals = add(multiply(load_line(&group.totals), scale), block_totals);
-    store_line(&mut group.largest, largest);
-    store_line(&mut group.totals, totals);
-    for line in &mut group.sums {
+    let totals = add(multiply(load_line(&group.totals[0]), scale), block_totals);
+    store_line(&mut group.largest[0], largest);
+    store_line(&mut group.totals[0], totals);
+    for [line] in &mut group.sums {
         let scaled = multiply(load_line(line), scale);
         store_line(line, scaled);
     }
@@ -75,42 +78,28 @@ fn multiply(a: Pair, b: Pair) -> Pair {
 
 /// See [`Steps::score`].
 #[target_feature(enable = "avx2,fma")]
-fn score(keys: &[f32], queries: &[F32x16], scores: &mut [F32x16]) {
-    for (keys, scores) in keys
-        .chunks(ROWS * queries.len())
-        .zip(scores.chunks_mut(ROWS))
-    {
-        match scores.len() {
-            1 => score_tile::<1>(keys, queries, scores),
-            2 => score_tile::<2>(keys, queries, scores),
-            3 => score_tile::<3>(keys, queries, scores),
-            4 => score_tile::<4>(keys, queries, scores),
-            5 => score_tile::<5>(keys, queries, scores),
-            _ => score_tile::<ROWS>(keys, queries, scores),
-        }
+fn score(keys: &[[f32; ROWS]], queries: &[Line], scores: &mut [Line]) {
+    match scores.len() {
+        1 => score_tile::<1>(keys, queries, scores),
+        2 => score_tile::<2>(keys, queries, scores),
+        3 => score_tile::<3>(keys, queries, scores),
+        4 => score_tile::<4>(keys, queries, scores),
+        5 => score_tile::<5>(keys, queries, scores),
+        _ => score_tile::<ROWS>(keys, queries, scores),
     }
 }
 
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn score_tile<const R: usize>(keys: &[f32], queries: &[F32x16], scores: &mut [F32x16]) {
-    let len = queries.len();
-    let rows: [&[f32]; R] = std::array::from_fn(|row| &keys[row * len..][..len]);
-    let mut sums = [zero(); R];
-    for (step, queries) in queries.iter().enumerate() {
-        let queries = load_line(queries);
-        for row in 0..R {
-            sums[row] = multiply_add(rows[row][step], queries, sums[row]);
-        }
-    }
-    for (line, sum) in scores.iter_mut().zip(sums) {
-        store_line(line, sum);
+fn score_tile<const R: usize>(keys: &[[f32; ROWS]], queries: &[Line], scores: &mut [Line]) {
+    for ([line], sums) in scores.iter_mut().zip(tile::<R>(keys, queries)) {
+        store_line(line, sums);
     }
 }
 
 /// See [`Steps::gather_values`].
 #[target_feature(enable = "avx2,fma")]
-fn gather_values(values: &[[f32; ROWS]], weights: &[F32x16], sums: &mut [F32x16]) {
+fn gather_values(values: &[[f32; ROWS]], weights: &[Line], sums: &mut [Line]) {
     match sums.len() {
         1 => value_tile::<1>(values, weights, sums),
         2 => value_tile::<2>(values, weights, sums),
@@ -123,15 +112,22 @@ fn gather_values(values: &[[f32; ROWS]], weights: &[F32x16], sums: &mut [F32x16]
 
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn value_tile<const R: usize>(values: &[[f32; ROWS]], weights: &[F32x16], sums: &mut [F32x16]) {
-    let mut block_sums = [zero(); R];
-    for (values, weights) in values.iter().zip(weights) {
-        let weights = load_line(weights);
+fn value_tile<const R: usize>(values: &[[f32; ROWS]], weights: &[Line], sums: &mut [Line]) {
+    for ([line], block_sums) in sums.iter_mut().zip(tile::<R>(values, weights)) {
+        store_line(line, add(load_line(line), block_sums));
+    }
+}
+
+/// The sums over all steps of `R` factors times the columns, for each one chain.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn tile<const R: usize>(factors: &[[f32; ROWS]], columns: &[Line]) -> [Pair; R] {
+    let mut sums = [zero(); R];
+    for (factors, [columns]) in factors.iter().zip(columns) {
+        let columns = load_line(columns);
         for row in 0..R {
-            block_sums[row] = multiply_add(values[row], weights, block_sums[row]);
+            sums[row] = multiply_add(factors[row], columns, sums[row]);
         }
     }
-    for (line, block_sum) in sums.iter_mut().zip(block_sums) {
-        store_line(line, add(load_line(line), block_sum));
-    }
+    sums
 }

@@ -1,10 +1,12 @@
 //! Softmax attention streamed over blocks of keys, the same for every instruction set.
 //!
 //! Sixteen queries share the lanes of a line, so that the maximum, the exponential and the sums of
-//! the softmax need no step across lanes; keys and values are the broadcast side of the tile. The
+//! the softmax need no step across lanes; keys and values are the broadcast side of the tile. A group
+//! is as many lines as the tile of an instruction set is wide, which changes no query's bits. The
 //! softmax is streamed over blocks of keys (Milakov and Gimelshein 2018; FlashAttention, Dao et
 //! al. 2022, alg. 1): when a larger score turns up, what was summed before is scaled down.
 
+use std::array::from_fn;
 use std::f32::consts::LOG2_E;
 use std::ops::Range;
 
@@ -13,8 +15,8 @@ use crate::tile::{COLUMNS, F32x16, ROWS};
 
 /// What an instruction set does for a group and a block of keys.
 pub(super) struct Steps<Score, Rescale, GatherValues> {
-    /// `Fn(keys, queries, scores)`: `scores[key] = keys[key] · queries` for each key, one chain
-    /// along head_dim.
+    /// `Fn(keys, queries, scores)`: `keys · queries` for 1 to 6 keys, for each one chain along
+    /// head_dim; `keys` holds each place of those keys.
     pub(super) score: Score,
     /// `Fn(group, scores)`: turns the scores of a block, which are exponents of 2, into weights
     /// relative to the largest score so far, adds them to the totals and scales what was gathered
@@ -27,11 +29,11 @@ pub(super) struct Steps<Score, Rescale, GatherValues> {
 
 /// Memory of one task.
 #[derive(Default)]
-pub(super) struct Scratch {
-    groups: Vec<Group>,
+pub(super) struct Scratch<const LINES: usize> {
+    groups: Vec<Group<LINES>>,
     block: Gathered,
-    /// Scores of a block, then weights: one line of 16 queries a key.
-    weights: Vec<F32x16>,
+    /// Scores of a block, then weights: the queries of a group for each key.
+    weights: Vec<[F32x16; LINES]>,
     /// One row of the output.
     row: Vec<f32>,
 }
@@ -39,54 +41,60 @@ pub(super) struct Scratch {
 /// Keys and values of a block, copied from places that lie far apart.
 #[derive(Default)]
 struct Gathered {
-    /// [keys, head_dim].
-    keys: Vec<f32>,
-    /// By 6 places of head_dim, [head_dim / 6, keys], so that a tile reads them from start to end.
+    /// By 6 keys, [keys / 6, head_dim], so that a tile reads them from start to end.
+    keys: Vec<[f32; ROWS]>,
+    /// By 6 places of head_dim, [head_dim / 6, keys].
     values: Vec<[f32; ROWS]>,
 }
 
-/// Sixteen queries and what they have gathered so far.
-#[derive(Default)]
-pub(super) struct Group {
-    /// The queries times log2 e / √head_dim, so that a weight is a power of 2: [head_dim] lines.
-    queries: Vec<F32x16>,
-    /// The weighted sums of the values, [head_dim] lines.
-    pub(super) sums: Vec<F32x16>,
+/// Sixteen queries a line and what they have gathered so far.
+pub(super) struct Group<const LINES: usize> {
+    /// The queries times log2 e / √head_dim, so that a weight is a power of 2: for each place of
+    /// head_dim.
+    queries: Vec<[F32x16; LINES]>,
+    /// The weighted sums of the values, for each place of head_dim.
+    pub(super) sums: Vec<[F32x16; LINES]>,
     /// The largest score of each query.
-    pub(super) largest: F32x16,
+    pub(super) largest: [F32x16; LINES],
     /// The sum of the weights of each query, relative to its largest score.
-    pub(super) totals: F32x16,
+    pub(super) totals: [F32x16; LINES],
 }
 
 /// See [`super::attend`].
 #[inline(always)]
-pub(super) fn attend(
+pub(super) fn attend<const LINES: usize>(
     head: &Head<'_>,
     queries: Range<usize>,
-    scratch: &mut Scratch,
+    scratch: &mut Scratch<LINES>,
     steps: &Steps<
-        impl Fn(&[f32], &[F32x16], &mut [F32x16]),
-        impl Fn(&mut Group, &mut [F32x16]),
-        impl Fn(&[[f32; ROWS]], &[F32x16], &mut [F32x16]),
+        impl Fn(&[[f32; ROWS]], &[[F32x16; LINES]], &mut [[F32x16; LINES]]),
+        impl Fn(&mut Group<LINES>, &mut [[F32x16; LINES]]),
+        impl Fn(&[[f32; ROWS]], &[[F32x16; LINES]], &mut [[F32x16; LINES]]),
     >,
     write: impl Fn(usize, &[f32]),
 ) {
     let head_dim = head.head_dim;
-    let group_count = queries.len().div_ceil(COLUMNS);
+    let group_len = LINES * COLUMNS;
+    let group_count = queries.len().div_ceil(group_len);
     if scratch.groups.len() < group_count {
         scratch.groups.resize_with(group_count, Group::default);
     }
     let groups = &mut scratch.groups[..group_count];
     for (index, group) in groups.iter_mut().enumerate() {
-        let first = queries.start + index * COLUMNS;
-        group.start(head, first..queries.end.min(first + COLUMNS));
+        let first = queries.start + index * group_len;
+        group.start(head, first..queries.end.min(first + group_len));
     }
     for start in (0..head.tokens()).step_by(KEY_BLOCK) {
         let block = start..head.tokens().min(start + KEY_BLOCK);
         scratch.block.gather(head, block.clone());
-        scratch.weights.resize(block.len(), F32x16::default());
+        scratch
+            .weights
+            .resize(block.len(), [F32x16::default(); LINES]);
         for group in &mut *groups {
-            (steps.score)(&scratch.block.keys, &group.queries, &mut scratch.weights);
+            let keys = scratch.block.keys.chunks_exact(head_dim);
+            for (keys, scores) in keys.zip(scratch.weights.chunks_mut(ROWS)) {
+                (steps.score)(keys, &group.queries, scores);
+            }
             (steps.rescale)(group, &mut scratch.weights);
             let values = scratch.block.values.chunks_exact(block.len());
             for (values, sums) in values.zip(group.sums.chunks_mut(ROWS)) {
@@ -94,11 +102,15 @@ pub(super) fn attend(
             }
         }
     }
+    for group in &mut *groups {
+        group.divide();
+    }
     scratch.row.resize(head_dim, 0.0);
     for (query, place) in queries.zip(0..) {
-        let (group, lane) = (&groups[place / COLUMNS], place % COLUMNS);
+        let group = &groups[place / group_len];
+        let (line, lane) = (place % group_len / COLUMNS, place % COLUMNS);
         for (number, sums) in scratch.row.iter_mut().zip(&group.sums) {
-            *number = sums.0[lane] / group.totals.0[lane];
+            *number = sums[line].0[lane];
         }
         write(query, &scratch.row);
     }
@@ -106,35 +118,74 @@ pub(super) fn attend(
 
 impl Gathered {
     /// Replaces the content by the keys and values of some tokens.
+    #[inline(always)]
     fn gather(&mut self, head: &Head<'_>, tokens: Range<usize>) {
-        self.keys.clear();
-        for token in tokens.clone() {
-            self.keys.extend_from_slice(head.key(token));
+        let (len, places) = (tokens.len(), head.head_dim);
+        let zeros = [0.0; ROWS];
+        self.keys.resize(len.div_ceil(ROWS) * places, zeros);
+        self.values.resize(places.div_ceil(ROWS) * len, zeros);
+        let parts = self.keys.chunks_exact_mut(places);
+        for (part, first) in parts.zip(tokens.clone().step_by(ROWS)) {
+            // Rows past the last key repeat it and are not read.
+            let row = |row: usize| head.key((first + row).min(tokens.end - 1));
+            let rows: [&[f32]; ROWS] = from_fn(row);
+            for (place, numbers) in part.iter_mut().enumerate() {
+                *numbers = from_fn(|row| rows[row][place]);
+            }
         }
-        let tiles = head.head_dim.div_ceil(ROWS);
-        self.values.resize(tiles * tokens.len(), [0.0; ROWS]);
-        for (key, token) in tokens.clone().enumerate() {
-            for (tile, part) in head.value(token).chunks(ROWS).enumerate() {
-                self.values[tile * tokens.len() + key][..part.len()].copy_from_slice(part);
+        for (key, token) in tokens.enumerate() {
+            let (tiles, rest) = head.value(token).as_chunks::<ROWS>();
+            let mut parts = self.values.iter_mut().skip(key).step_by(len);
+            for (tile, part) in tiles.iter().zip(&mut parts) {
+                *part = *tile;
+            }
+            for (number, part) in rest.iter().zip(parts.next().into_iter().flatten()) {
+                *part = *number;
             }
         }
     }
 }
 
-impl Group {
-    /// Takes up to 16 queries; the other lanes compute with zeros and are not read.
+impl<const LINES: usize> Default for Group<LINES> {
+    fn default() -> Group<LINES> {
+        Group {
+            queries: Vec::new(),
+            sums: Vec::new(),
+            largest: [F32x16([f32::NEG_INFINITY; COLUMNS]); LINES],
+            totals: [F32x16::default(); LINES],
+        }
+    }
+}
+
+impl<const LINES: usize> Group<LINES> {
+    /// Takes queries; lanes past the last one repeat it and are not read.
+    #[inline(always)]
     fn start(&mut self, head: &Head<'_>, queries: Range<usize>) {
         let scale = LOG2_E / (head.head_dim as f32).sqrt();
-        self.queries.clear();
-        self.queries.resize(head.head_dim, F32x16::default());
-        for (lane, query) in queries.enumerate() {
-            for (line, number) in self.queries.iter_mut().zip(head.query(query)) {
-                line.0[lane] = number * scale;
+        let zeros = [F32x16::default(); LINES];
+        self.queries.resize(head.head_dim, zeros);
+        for line in 0..LINES {
+            let first = queries.start + line * COLUMNS;
+            let row = |lane: usize| head.query((first + lane).min(queries.end - 1));
+            let rows: [&[f32]; COLUMNS] = from_fn(row);
+            for (place, lines) in self.queries.iter_mut().enumerate() {
+                lines[line].0 = from_fn(|lane| rows[lane][place] * scale);
             }
         }
         self.sums.clear();
-        self.sums.resize(head.head_dim, F32x16::default());
-        self.largest = F32x16([f32::NEG_INFINITY; COLUMNS]);
-        self.totals = F32x16::default();
+        self.sums.resize(head.head_dim, zeros);
+        self.largest = [F32x16([f32::NEG_INFINITY; COLUMNS]); LINES];
+        self.totals = zeros;
+    }
+
+    /// Makes the sums the means that are the result.
+    fn divide(&mut self) {
+        for sums in &mut self.sums {
+            for (sums, totals) in sums.iter_mut().zip(&self.totals) {
+                for (sum, total) in sums.0.iter_mut().zip(totals.0) {
+                    *sum /= total;
+                }
+            }
+        }
     }
 }

@@ -1,0 +1,167 @@
+//! Softmax attention with AVX-512, with the bits of AVX2: the same sums in the same order, 32
+//! queries at once.
+
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+use super::Head;
+use super::stream::{self, Group, Scratch, Steps};
+use crate::avx512::{exp2, load_line, store_line};
+use crate::tile::{F32x16, ROWS};
+
+/// Lines of a tile: 12 sums, 2 columns and a broadcast row in registers, and every multiply-add
+/// has its operands there, so that the loads of a broadcast serve two.
+const LINES: usize = 2;
+
+/// 32 queries, or their sums at one place.
+type Lines = [F32x16; LINES];
+
+/// See [`super::attend`].
+#[target_feature(enable = "avx2,fma,avx512f")]
+pub(super) fn attend(
+    head: &Head<'_>,
+    queries: Range<usize>,
+    scratch: &mut Scratch<LINES>,
+    write: impl Fn(usize, &[f32]),
+) {
+    let steps = Steps {
+        score: |keys: &[[f32; ROWS]], queries: &[Lines], scores: &mut [Lines]| {
+            score(keys, queries, scores);
+        },
+        rescale: |group: &mut Group<LINES>, scores: &mut [Lines]| rescale(group, scores),
+        gather_values: |values: &[[f32; ROWS]], weights: &[Lines], sums: &mut [Lines]| {
+            gather_values(values, weights, sums);
+        },
+    };
+    stream::attend(head, queries, scratch, &steps, write);
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load(lines: &Lines) -> [__m512; LINES] {
+    [load_line(&lines[0]), load_line(&lines[1])]
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store(lines: &mut Lines, lanes: [__m512; LINES]) {
+    for (line, lanes) in lines.iter_mut().zip(lanes) {
+        store_line(line, lanes);
+    }
+}
+
+/// See [`Steps::rescale`].
+#[target_feature(enable = "avx512f")]
+fn rescale(group: &mut Group<LINES>, scores: &mut [Lines]) {
+    let before = load(&group.largest);
+    let mut largest = before;
+    for scores in &*scores {
+        let scores = load(scores);
+        for line in 0..LINES {
+            largest[line] = _mm512_max_ps(scores[line], largest[line]);
+        }
+    }
+    let mut block_totals = [_mm512_setzero_ps(); LINES];
+    for scores in scores {
+        let weights = exp2_difference(load(scores), largest);
+        block_totals = add(block_totals, weights);
+        store(scores, weights);
+    }
+    let scale = exp2_difference(before, largest);
+    let totals = add(multiply(load(&group.totals), scale), block_totals);
+    store(&mut group.largest, largest);
+    store(&mut group.totals, totals);
+    for sums in &mut group.sums {
+        let lanes = load(sums);
+        store(sums, multiply(lanes, scale));
+    }
+}
+
+/// 2 to the power of a - b, where no a is above its b.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn exp2_difference(a: [__m512; LINES], b: [__m512; LINES]) -> [__m512; LINES] {
+    [
+        exp2(_mm512_sub_ps(a[0], b[0])),
+        exp2(_mm512_sub_ps(a[1], b[1])),
+    ]
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn add(a: [__m512; LINES], b: [__m512; LINES]) -> [__m512; LINES] {
+    [_mm512_add_ps(a[0], b[0]), _mm512_add_ps(a[1], b[1])]
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn multiply(a: [__m512; LINES], b: [__m512; LINES]) -> [__m512; LINES] {
+    [_mm512_mul_ps(a[0], b[0]), _mm512_mul_ps(a[1], b[1])]
+}
+
+/// See [`Steps::score`].
+#[target_feature(enable = "avx512f")]
+fn score(keys: &[[f32; ROWS]], queries: &[Lines], scores: &mut [Lines]) {
+    match scores.len() {
+        1 => score_tile::<1>(keys, queries, scores),
+        2 => score_tile::<2>(keys, queries, scores),
+        3 => score_tile::<3>(keys, queries, scores),
+        4 => score_tile::<4>(keys, queries, scores),
+        5 => score_tile::<5>(keys, queries, scores),
+        _ => score_tile::<ROWS>(keys, queries, scores),
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn score_tile<const R: usize>(keys: &[[f32; ROWS]], queries: &[Lines], scores: &mut [Lines]) {
+    for (scores, sums) in scores.iter_mut().zip(tile::<R>(keys, queries)) {
+        store(scores, sums);
+    }
+}
+
+/// See [`Steps::gather_values`].
+#[target_feature(enable = "avx512f")]
+fn gather_values(values: &[[f32; ROWS]], weights: &[Lines], sums: &mut [Lines]) {
+    match sums.len() {
+        1 => value_tile::<1>(values, weights, sums),
+        2 => value_tile::<2>(values, weights, sums),
+        3 => value_tile::<3>(values, weights, sums),
+        4 => value_tile::<4>(values, weights, sums),
+        5 => value_tile::<5>(values, weights, sums),
+        _ => value_tile::<ROWS>(values, weights, sums),
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn value_tile<const R: usize>(values: &[[f32; ROWS]], weights: &[Lines], sums: &mut [Lines]) {
+    for (sums, block_sums) in sums.iter_mut().zip(tile::<R>(values, weights)) {
+        let before = load(sums);
+        store(sums, add(before, block_sums));
+    }
+}
+
+/// The sums over all steps of `R` factors times the columns, for each one chain.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn tile<const R: usize>(factors: &[[f32; ROWS]], columns: &[Lines]) -> [[__m512; LINES]; R] {
+    let mut sums = [[_mm512_setzero_ps(); LINES]; R];
+    for (factors, columns) in factors.iter().zip(columns) {
+        let columns = load(columns);
+        for row in 0..R {
+            multiply_add(factors[row], columns, &mut sums[row]);
+        }
+    }
+    sums
+}
+
+/// `sums += factor · columns`, rounded once.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn multiply_add(factor: f32, columns: [__m512; LINES], sums: &mut [__m512; LINES]) {
+    let factor = _mm512_set1_ps(factor);
+    for (sum, columns) in sums.iter_mut().zip(columns) {
+        *sum = _mm512_fmadd_ps(factor, columns, *sum);
+    }
+}
