@@ -21,7 +21,7 @@
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
-use quintet_kernels::attention::{AttentionScratch, attention};
+use quintet_kernels::attention::{AttentionScratch, Products, Tasks, attention};
 use quintet_kernels::gemm::{
     Epilogue, Format, GemmScratch, PackedLora, PackedMatrix, Product, Rows, Segment, product,
 };
@@ -118,25 +118,18 @@ fn products(cpu: &Cpu, peak: f64, format: Format, sizes: &[usize]) {
 
 fn attentions(cpu: &Cpu, peak: f64) {
     let (num_heads, head_dim) = (16, 64);
-    println!("\nattention S  GFLOP/s  of peak");
-    for len in [128, 512, 2048, 8192] {
-        let qkv = uniform(len * 3 * num_heads * head_dim);
-        let mut out = vec![0.0; len * num_heads * head_dim];
-        let mut scratch = AttentionScratch::default();
-        let cu_seqlens = [0, len as u32];
-        let seconds = best(|| {
-            attention(
-                cpu,
-                &mut scratch,
-                &qkv,
-                &cu_seqlens,
-                num_heads,
-                head_dim,
-                &mut out,
-            );
-        });
-        let gflops = (4 * len * len * num_heads * head_dim) as f64 / seconds / 1e9;
-        println!("{len:11}{gflops:9.1}{:8.0} %", gflops / peak * 100.0);
+    for products in [Products::F32, Products::Bits16] {
+        println!("\nattention, {products:?}\n     S  GFLOP/s  of peak");
+        for len in [128, 512, 2048, 8192] {
+            let qkv = uniform(len * 3 * num_heads * head_dim);
+            let mut out = vec![0.0; len * num_heads * head_dim];
+            let mut scratch = AttentionScratch::default();
+            let cu_seqlens = [0, len as u32];
+            let tasks = Tasks::new(&cu_seqlens, num_heads, head_dim);
+            let seconds = best(|| attention(cpu, &mut scratch, products, &qkv, &tasks, &mut out));
+            let gflops = (4 * len * len * num_heads * head_dim) as f64 / seconds / 1e9;
+            println!("{len:6}{gflops:9.1}{:8.0} %", gflops / peak * 100.0);
+        }
     }
 }
 

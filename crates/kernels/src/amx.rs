@@ -13,8 +13,11 @@ use std::sync::OnceLock;
 
 use crate::tile::{F32x16, Words};
 
+/// Rows of a register.
+pub(crate) const TILE_ROWS: usize = 16;
+
 /// What a register holds: 16 rows of 16 words.
-pub(crate) type Tile = [Words; 16];
+pub(crate) type Tile = [Words; TILE_ROWS];
 
 /// Whether this processor has products of bf16 and of bytes, and the system lets this process use
 /// them. Asks once; the answer holds for every thread.

@@ -38,6 +38,19 @@ pub(crate) fn store_words(line: &mut Words, words: __m512i) {
     unsafe { _mm512_storeu_si512(line.0.as_mut_ptr().cast(), words) }
 }
 
+/// Reads up to 16 numbers; the other lanes are 0.
+///
+/// # Panics
+/// If there are more.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(crate) fn load_partial(numbers: &[f32]) -> __m512 {
+    assert!(numbers.len() <= 16, "numbers of one register");
+    let lanes = (1_u32 << numbers.len()) - 1;
+    // SAFETY: only the lanes of numbers that are there are read, and the load needs no alignment.
+    unsafe { _mm512_maskz_loadu_ps(lanes as __mmask16, numbers.as_ptr()) }
+}
+
 /// Reads up to 32 numbers; the other lanes are 0.
 #[inline]
 #[target_feature(enable = "avx512f")]
@@ -91,6 +104,73 @@ pub(crate) fn load_bf16_line(line: &Bf16x16) -> __m512 {
     _mm512_castsi512_ps(_mm512_shuffle_epi8(_mm512_broadcast_i32x8(words), places))
 }
 
+/// The upper halves of 32 words, in their order.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+pub(crate) fn upper_halves(words: [__m512i; 2]) -> __m512i {
+    _mm512_permutex2var_epi16(words[0], load_words(const { &odd_halves() }), words[1])
+}
+
+/// The places of the odd halves among those of two registers.
+const fn odd_halves() -> Words {
+    let mut words = [0; 16];
+    let mut word = 0;
+    while word < words.len() {
+        words[word] = (4 * word as u32 + 1) | (4 * word as u32 + 3) << 16;
+        word += 1;
+    }
+    Words(words)
+}
+
+/// Makes rows columns.
+#[target_feature(enable = "avx512f")]
+pub(crate) fn transpose(rows: &mut [Words; 16]) {
+    let mut lanes = [_mm512_setzero_si512(); 16];
+    for (lanes, row) in lanes.iter_mut().zip(&*rows) {
+        *lanes = load_words(row);
+    }
+    // Words of two rows in turns, then of four: quarter q of `fours[4 * g + c]` is column 4 q + c
+    // of rows 4 g to 4 g + 3.
+    let mut twos = lanes;
+    for (two, pair) in twos
+        .as_chunks_mut::<2>()
+        .0
+        .iter_mut()
+        .zip(lanes.as_chunks::<2>().0)
+    {
+        two[0] = _mm512_unpacklo_epi32(pair[0], pair[1]);
+        two[1] = _mm512_unpackhi_epi32(pair[0], pair[1]);
+    }
+    let mut fours = twos;
+    for (four, twos) in fours
+        .as_chunks_mut::<4>()
+        .0
+        .iter_mut()
+        .zip(twos.as_chunks::<4>().0)
+    {
+        four[0] = _mm512_unpacklo_epi64(twos[0], twos[2]);
+        four[1] = _mm512_unpackhi_epi64(twos[0], twos[2]);
+        four[2] = _mm512_unpacklo_epi64(twos[1], twos[3]);
+        four[3] = _mm512_unpackhi_epi64(twos[1], twos[3]);
+    }
+    for column in 0..4 {
+        let [a, b, c, d] = [0, 4, 8, 12].map(|group| fours[group + column]);
+        let (low_ab, low_cd) = (quarters::<0x44>(a, b), quarters::<0x44>(c, d));
+        let (high_ab, high_cd) = (quarters::<0xee>(a, b), quarters::<0xee>(c, d));
+        store_words(&mut rows[column], quarters::<0x88>(low_ab, low_cd));
+        store_words(&mut rows[4 + column], quarters::<0xdd>(low_ab, low_cd));
+        store_words(&mut rows[8 + column], quarters::<0x88>(high_ab, high_cd));
+        store_words(&mut rows[12 + column], quarters::<0xdd>(high_ab, high_cd));
+    }
+}
+
+/// Two quarters of `a`, then two of `b`, by two bits each.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn quarters<const CHOICE: i32>(a: __m512i, b: __m512i) -> __m512i {
+    _mm512_shuffle_i32x4::<CHOICE>(a, b)
+}
+
 /// 2 to the power of each lane, for lanes that are not positive: the same bits as
 /// [`avx2::exp2`](crate::avx2::exp2).
 #[inline]
@@ -120,6 +200,24 @@ mod tests {
         let narrow = _mm256_cvtss_f32(avx2::exp2(_mm256_set1_ps(x)));
         let wide = _mm512_cvtss_f32(exp2(_mm512_set1_ps(x)));
         [narrow.to_bits(), wide.to_bits()]
+    }
+
+    #[test]
+    fn transpose_makes_rows_columns() {
+        if !Isa::Avx512.is_available() {
+            eprintln!("not run: this processor lacks `avx512`");
+            return;
+        }
+        let mut rows: [Words; 16] = std::array::from_fn(|row| {
+            Words(std::array::from_fn(|column| (16 * row + column) as u32))
+        });
+        // SAFETY: the check above.
+        unsafe { transpose(&mut rows) };
+        for (row, words) in rows.iter().enumerate() {
+            for (column, word) in words.0.iter().enumerate() {
+                assert_eq!(*word as usize, 16 * column + row);
+            }
+        }
     }
 
     #[test]

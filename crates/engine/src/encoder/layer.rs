@@ -4,9 +4,9 @@
 use std::ops::Range;
 
 use quintet_kernels::Cpu;
-use quintet_kernels::attention::{AttentionScratch, Tasks, attention_tasks};
+use quintet_kernels::attention::{AttentionScratch, Products, Tasks, attention_tasks};
 use quintet_kernels::gemm::{
-    Epilogue, GemmScratch, PackedLora, PackedMatrix, Product, Segment, product,
+    Epilogue, Format, GemmScratch, PackedLora, PackedMatrix, Product, Segment, product,
 };
 use quintet_kernels::layer_norm::layer_norm;
 use quintet_kernels::rotary::{RopeTable, rotate_qk};
@@ -79,7 +79,11 @@ impl Part {
 /// The share of a layer, 0 to 1, that has run where `next` comes next, by multiply-adds.
 pub(super) fn share_before(next: Part, batch: &PackedBatch, config: &ModelConfig) -> f64 {
     let hidden = config.hidden_size as f64;
-    let tasks = Tasks::new(&batch.cu_seqlens, config.num_attention_heads);
+    let tasks = Tasks::new(
+        &batch.cu_seqlens,
+        config.num_attention_heads,
+        config.head_dim(),
+    );
     let projection = |rows: usize| rows as f64 * 3.0 * hidden * hidden;
     let attention = |end: usize| tasks.scores_before(end) as f64 * 2.0 * config.head_dim() as f64;
     let mlp = |rows: usize| rows as f64 * hidden * (hidden + 2.0 * config.intermediate_size as f64);
@@ -132,6 +136,15 @@ pub(super) struct Scratch {
     inner: Vec<f32>,
 }
 
+/// Queries, keys and values of integer products are multiplied as exactly as those were.
+fn products(wqkv: &Linear) -> Products {
+    if matches!(wqkv.matrix.format(), Format::Int16 | Format::Int8) {
+        Products::Bits16
+    } else {
+        Products::F32
+    }
+}
+
 impl Layers<'_> {
     /// Runs a part of layer `index` and gives the next one, `None` behind the last.
     ///
@@ -174,11 +187,12 @@ impl Layers<'_> {
                 Some(Part::Attention(0))
             }
             Part::Attention(first) => {
-                let tasks = Tasks::new(cu_seqlens, heads);
+                let tasks = Tasks::new(cu_seqlens, heads, head_dim);
                 let part = tasks.part(first, SCORES_PER_STEP * self.cpu.threads());
                 let end = part.end;
                 let scratch = &mut scratch.attention;
-                attention_tasks(self.cpu, scratch, qkv, head_dim, &tasks, part, context);
+                let products = products(&layer.wqkv);
+                attention_tasks(self.cpu, scratch, products, qkv, &tasks, part, context);
                 Some(if end < tasks.count() {
                     Part::Attention(end)
                 } else {

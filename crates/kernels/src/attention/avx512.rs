@@ -38,13 +38,17 @@ pub(super) fn attend(
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn load(lines: &Lines) -> [__m512; LINES] {
-    [load_line(&lines[0]), load_line(&lines[1])]
+fn load<const L: usize>(lines: &[F32x16; L]) -> [__m512; L] {
+    let mut lanes = [_mm512_setzero_ps(); L];
+    for (lanes, line) in lanes.iter_mut().zip(lines) {
+        *lanes = load_line(line);
+    }
+    lanes
 }
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn store(lines: &mut Lines, lanes: [__m512; LINES]) {
+fn store<const L: usize>(lines: &mut [F32x16; L], lanes: [__m512; L]) {
     for (line, lanes) in lines.iter_mut().zip(lanes) {
         store_line(line, lanes);
     }
@@ -52,51 +56,48 @@ fn store(lines: &mut Lines, lanes: [__m512; LINES]) {
 
 /// See [`Steps::rescale`].
 #[target_feature(enable = "avx512f")]
-fn rescale(group: &mut Group<LINES>, scores: &mut [Lines]) {
+pub(super) fn rescale<const L: usize>(group: &mut Group<L>, scores: &mut [[F32x16; L]]) {
     let before = load(&group.largest);
-    let mut largest = before;
-    for scores in &*scores {
-        let scores = load(scores);
-        for line in 0..LINES {
-            largest[line] = _mm512_max_ps(scores[line], largest[line]);
+    // Several maxima, because one would wait for itself.
+    let mut maxima = [before; 4];
+    for scores in scores.chunks(4) {
+        for (maxima, scores) in maxima.iter_mut().zip(scores) {
+            for (largest, scores) in maxima.iter_mut().zip(load(scores)) {
+                *largest = _mm512_max_ps(scores, *largest);
+            }
         }
     }
-    let mut block_totals = [_mm512_setzero_ps(); LINES];
+    let mut largest = before;
+    for (line, largest) in largest.iter_mut().enumerate() {
+        for maxima in maxima {
+            *largest = _mm512_max_ps(maxima[line], *largest);
+        }
+    }
+    let mut block_totals = [_mm512_setzero_ps(); L];
     for scores in scores {
-        let weights = exp2_difference(load(scores), largest);
-        block_totals = add(block_totals, weights);
+        let mut weights = load(scores);
+        for line in 0..L {
+            weights[line] = exp2(_mm512_sub_ps(weights[line], largest[line]));
+            block_totals[line] = _mm512_add_ps(block_totals[line], weights[line]);
+        }
         store(scores, weights);
     }
-    let scale = exp2_difference(before, largest);
-    let totals = add(multiply(load(&group.totals), scale), block_totals);
+    let mut scale = before;
+    let mut totals = load(&group.totals);
+    for line in 0..L {
+        scale[line] = exp2(_mm512_sub_ps(before[line], largest[line]));
+        totals[line] = _mm512_mul_ps(totals[line], scale[line]);
+        totals[line] = _mm512_add_ps(totals[line], block_totals[line]);
+    }
     store(&mut group.largest, largest);
     store(&mut group.totals, totals);
     for sums in &mut group.sums {
-        let lanes = load(sums);
-        store(sums, multiply(lanes, scale));
+        let mut lanes = load(sums);
+        for (lanes, scale) in lanes.iter_mut().zip(scale) {
+            *lanes = _mm512_mul_ps(*lanes, scale);
+        }
+        store(sums, lanes);
     }
-}
-
-/// 2 to the power of a - b, where no a is above its b.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn exp2_difference(a: [__m512; LINES], b: [__m512; LINES]) -> [__m512; LINES] {
-    [
-        exp2(_mm512_sub_ps(a[0], b[0])),
-        exp2(_mm512_sub_ps(a[1], b[1])),
-    ]
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn add(a: [__m512; LINES], b: [__m512; LINES]) -> [__m512; LINES] {
-    [_mm512_add_ps(a[0], b[0]), _mm512_add_ps(a[1], b[1])]
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn multiply(a: [__m512; LINES], b: [__m512; LINES]) -> [__m512; LINES] {
-    [_mm512_mul_ps(a[0], b[0]), _mm512_mul_ps(a[1], b[1])]
 }
 
 /// See [`Steps::score`].
@@ -137,8 +138,11 @@ fn gather_values(values: &[[f32; ROWS]], weights: &[Lines], sums: &mut [Lines]) 
 #[target_feature(enable = "avx512f")]
 fn value_tile<const R: usize>(values: &[[f32; ROWS]], weights: &[Lines], sums: &mut [Lines]) {
     for (sums, block_sums) in sums.iter_mut().zip(tile::<R>(values, weights)) {
-        let before = load(sums);
-        store(sums, add(before, block_sums));
+        let mut lanes = load(sums);
+        for (lanes, block_sums) in lanes.iter_mut().zip(block_sums) {
+            *lanes = _mm512_add_ps(*lanes, block_sums);
+        }
+        store(sums, lanes);
     }
 }
 

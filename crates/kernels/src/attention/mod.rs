@@ -1,6 +1,8 @@
 //! Softmax attention within each sequence of a packed batch.
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -11,9 +13,9 @@ mod stream;
 
 use std::ops::{Range, RangeInclusive};
 
-use crate::Cpu;
 use crate::isa::per_isa;
 use crate::threads::{DisjointSlice, PerWorker};
+use crate::{Cpu, Isa};
 
 /// Keys whose weights are summed before they join the total: the softmax is streamed over blocks
 /// of them from the start of the sequence. Changing it changes the results.
@@ -23,6 +25,16 @@ const KEY_BLOCK: usize = 256;
 /// head once, but never so many that what they gather leaves the L2 cache.
 const QUERIES_PER_TASK: RangeInclusive<usize> = 128..=512;
 
+/// How near the products of attention are to those of f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Products {
+    /// f32 multiply-adds.
+    F32,
+    /// Factors of 16 bits, each product within 2^-16 of itself, where the processor multiplies
+    /// those faster (AMX); else [`Products::F32`]. Sums and softmax are f32.
+    Bits16,
+}
+
 /// Memory of [`attention`], kept between calls.
 #[derive(Default)]
 pub struct AttentionScratch {
@@ -30,29 +42,27 @@ pub struct AttentionScratch {
     stream: PerWorker<stream::Scratch<1>>,
     #[cfg(target_arch = "x86_64")]
     wide_stream: PerWorker<stream::Scratch<2>>,
+    #[cfg(target_arch = "x86_64")]
+    tiles: PerWorker<amx::Scratch>,
     scores: PerWorker<Vec<f32>>,
 }
 
 /// Writes `softmax(q · kᵀ / √head_dim) · v` to `out` [tokens, num_heads · head_dim] (Vaswani et al.
 /// 2017, eq. 1), each token attending to all tokens of its sequence.
 ///
-/// `qkv` is [tokens, 3, num_heads, head_dim] with queries and keys already rotated. Sequence s is
-/// the tokens `cu_seqlens[s]..cu_seqlens[s + 1]`.
+/// `qkv` is [tokens, 3, num_heads, head_dim] with queries and keys already rotated.
 ///
 /// # Panics
 /// If the lengths do not agree.
 pub fn attention(
     cpu: &Cpu,
     scratch: &mut AttentionScratch,
+    products: Products,
     qkv: &[f32],
-    cu_seqlens: &[u32],
-    num_heads: usize,
-    head_dim: usize,
+    tasks: &Tasks<'_>,
     out: &mut [f32],
 ) {
-    let tasks = Tasks::new(cu_seqlens, num_heads);
-    let all = 0..tasks.count();
-    attention_tasks(cpu, scratch, qkv, head_dim, &tasks, all, out);
+    attention_tasks(cpu, scratch, products, qkv, tasks, 0..tasks.count(), out);
 }
 
 /// Does a part of [`attention`]: the tasks of a range, with their part of `out`. All of them once, in
@@ -63,13 +73,17 @@ pub fn attention(
 pub fn attention_tasks(
     cpu: &Cpu,
     scratch: &mut AttentionScratch,
+    products: Products,
     qkv: &[f32],
-    head_dim: usize,
     tasks: &Tasks<'_>,
     part: Range<usize>,
     out: &mut [f32],
 ) {
-    let num_heads = tasks.num_heads;
+    let &Tasks {
+        num_heads,
+        head_dim,
+        ..
+    } = tasks;
     check_sequences(tasks.cu_seqlens, qkv.len(), 3 * num_heads * head_dim);
     assert_eq!(out.len() * 3, qkv.len(), "output for the tokens of qkv");
     assert!(part.end <= tasks.count, "tasks of this batch");
@@ -78,8 +92,15 @@ pub fn attention_tasks(
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     scratch.stream.prepare(cpu.threads());
     #[cfg(target_arch = "x86_64")]
-    scratch.wide_stream.prepare(cpu.threads());
+    {
+        scratch.wide_stream.prepare(cpu.threads());
+        scratch.tiles.prepare(cpu.threads());
+    }
     let scratch = &*scratch;
+    let isa = match (cpu.isa(), products) {
+        (Isa::Amx, Products::F32) => Isa::Avx512,
+        (isa, _) => isa,
+    };
     cpu.pool().run(part.len(), &|task, worker| {
         let (sequence, head, queries) = tasks.task(part.start + task);
         let head = Head {
@@ -96,10 +117,11 @@ pub fn attention_tasks(
             unsafe { out.range(start..start + head_dim) }.copy_from_slice(numbers);
         };
         per_isa!(
-            cpu.isa(),
+            isa,
             portable => attend(&head, queries, &mut scratch.scores.of(worker), write),
             avx2 => avx2::attend(&head, queries, &mut scratch.stream.of(worker), write),
             avx512 => avx512::attend(&head, queries, &mut scratch.wide_stream.of(worker), write),
+            amx => amx::attend(&head, queries, &mut scratch.tiles.of(worker), write),
             neon => neon::attend(&head, queries, &mut scratch.stream.of(worker), write),
         );
     });
@@ -119,14 +141,15 @@ pub(crate) fn check_sequences(cu_seqlens: &[u32], len: usize, width: usize) {
 pub struct Tasks<'a> {
     cu_seqlens: &'a [u32],
     num_heads: usize,
+    head_dim: usize,
     /// The first task of each sequence.
     first: Vec<usize>,
     count: usize,
 }
 
 impl Tasks<'_> {
-    /// The tasks of a batch; `cu_seqlens` as in [`attention`].
-    pub fn new(cu_seqlens: &[u32], num_heads: usize) -> Tasks<'_> {
+    /// The tasks of a batch: sequence s is the tokens `cu_seqlens[s]..cu_seqlens[s + 1]`.
+    pub fn new(cu_seqlens: &[u32], num_heads: usize, head_dim: usize) -> Tasks<'_> {
         let mut first = Vec::with_capacity(cu_seqlens.len());
         let mut count = 0;
         for ends in cu_seqlens.windows(2) {
@@ -137,6 +160,7 @@ impl Tasks<'_> {
         Tasks {
             cu_seqlens,
             num_heads,
+            head_dim,
             first,
             count,
         }
@@ -285,27 +309,37 @@ mod tests {
     use proptest::sample::select;
 
     use super::*;
-    use crate::Isa;
     use crate::testing::{bits, cpus, uniform};
 
     /// Each output is a mean of values of size 1 at most. Its weights carry the error of their
     /// scores, a few times 2^-24 of |q| |k| / √head_dim, which is some units here.
-    const TOLERANCE: f64 = 4e-6;
+    /// Products of 16 bits are within 2^-16 of themselves instead of 2^-24.
+    fn tolerance(products: Products) -> f64 {
+        match products {
+            Products::F32 => 4e-6,
+            Products::Bits16 => 4e-5,
+        }
+    }
+
+    const BOTH: [Products; 2] = [Products::F32, Products::Bits16];
 
     const LONG: usize = 2048;
 
     fn run(cpu: &Cpu, qkv: &[f32], cu_seqlens: &[u32], shape: (usize, usize)) -> Vec<f32> {
+        run_with(cpu, Products::F32, qkv, cu_seqlens, shape)
+    }
+
+    fn run_with(
+        cpu: &Cpu,
+        products: Products,
+        qkv: &[f32],
+        cu_seqlens: &[u32],
+        (num_heads, head_dim): (usize, usize),
+    ) -> Vec<f32> {
         let mut out = vec![f32::NAN; qkv.len() / 3];
         let mut scratch = AttentionScratch::default();
-        attention(
-            cpu,
-            &mut scratch,
-            qkv,
-            cu_seqlens,
-            shape.0,
-            shape.1,
-            &mut out,
-        );
+        let tasks = Tasks::new(cu_seqlens, num_heads, head_dim);
+        attention(cpu, &mut scratch, products, qkv, &tasks, &mut out);
         out
     }
 
@@ -347,8 +381,8 @@ mod tests {
             for token in qkv.chunks_exact_mut(width) {
                 token[..num_heads * head_dim].iter_mut().for_each(|q| *q *= spread);
             }
-            for cpu in cpus(1) {
-                let out = run(&cpu, &qkv, &cu_seqlens, (num_heads, head_dim));
+            for (cpu, products) in cpus(1).iter().flat_map(|cpu| BOTH.map(|products| (cpu, products))) {
+                let out = run_with(cpu, products, &qkv, &cu_seqlens, (num_heads, head_dim));
                 let mut rows = out.chunks_exact(head_dim);
                 for ends in cu_seqlens.windows(2) {
                     let qkv = &qkv[ends[0] as usize * width..ends[1] as usize * width];
@@ -358,7 +392,8 @@ mod tests {
                             let row = rows.next().unwrap();
                             for (found, expected) in row.iter().zip(expected(&head, query)) {
                                 let error = (f64::from(*found) - expected).abs();
-                                prop_assert!(error <= TOLERANCE, "{found} {expected}");
+                                let bound = tolerance(products);
+                                prop_assert!(error <= bound, "{products:?} {found} {expected}");
                             }
                         }
                     }
@@ -376,12 +411,16 @@ mod tests {
             let cu_seqlens = ends_of(&lens);
             let qkv = uniform(seed, lens.iter().sum::<usize>() * 96);
             for (cpu, alone) in cpus(threads).iter().zip(cpus(1)) {
-                let packed = run(cpu, &qkv, &cu_seqlens, shape);
-                for ends in cu_seqlens.windows(2) {
-                    let tokens = ends[0] as usize..ends[1] as usize;
-                    let qkv = &qkv[tokens.start * 96..tokens.end * 96];
-                    let one = run(&alone, qkv, &[0, tokens.len() as u32], shape);
-                    prop_assert_eq!(bits(&one), bits(&packed[tokens.start * 32..tokens.end * 32]));
+                for products in BOTH {
+                    let packed = run_with(cpu, products, &qkv, &cu_seqlens, shape);
+                    for ends in cu_seqlens.windows(2) {
+                        let tokens = ends[0] as usize..ends[1] as usize;
+                        let qkv = &qkv[tokens.start * 96..tokens.end * 96];
+                        let one =
+                            run_with(&alone, products, qkv, &[0, tokens.len() as u32], shape);
+                        let rows = tokens.start * 32..tokens.end * 32;
+                        prop_assert_eq!(bits(&one), bits(&packed[rows]));
+                    }
                 }
             }
         }
@@ -391,9 +430,9 @@ mod tests {
     fn parts_write_what_one_call_writes() {
         let (shape, cu_seqlens) = ((2, 16), ends_of(&[300, 0, 7, 40]));
         let qkv = uniform(3, 347 * 96);
-        let tasks = Tasks::new(&cu_seqlens, shape.0);
-        for cpu in cpus(2) {
-            let whole = run(&cpu, &qkv, &cu_seqlens, shape);
+        let tasks = Tasks::new(&cu_seqlens, shape.0, shape.1);
+        for (cpu, products) in cpus(2).iter().zip(BOTH.into_iter().cycle()) {
+            let whole = run_with(cpu, products, &qkv, &cu_seqlens, shape);
             for scores in [0, 5000, usize::MAX] {
                 let mut out = vec![f32::NAN; qkv.len() / 3];
                 let mut scratch = AttentionScratch::default();
@@ -401,7 +440,8 @@ mod tests {
                 while first < tasks.count() {
                     let part = tasks.part(first, scores);
                     first = part.end;
-                    attention_tasks(&cpu, &mut scratch, &qkv, 16, &tasks, part, &mut out);
+                    let out = &mut out;
+                    attention_tasks(cpu, &mut scratch, products, &qkv, &tasks, part, out);
                 }
                 assert_eq!(bits(&out), bits(&whole));
             }
@@ -422,26 +462,30 @@ mod tests {
         let tokens = 701 + LONG + 77;
         let cu_seqlens = [0, 3, 700, 701, tokens as u32];
         let qkv = uniform(11, tokens * 48);
+        let shape = (num_heads, head_dim);
         for (index, alone) in cpus(1).iter().enumerate() {
-            let expected_bits = bits(&run(alone, &qkv, &cu_seqlens, (num_heads, head_dim)));
-            for threads in [2, 3] {
-                let cpu = &cpus(threads)[index];
-                let found = bits(&run(cpu, &qkv, &cu_seqlens, (num_heads, head_dim)));
-                assert_eq!(found, expected_bits);
-            }
-            let last = &qkv[701 * 48..];
-            let one = run(alone, last, &[0, LONG as u32 + 77], (num_heads, head_dim));
-            assert_eq!(bits(&one), expected_bits[701 * 16..]);
-            let head = Head {
-                qkv: last,
-                head: 0,
-                num_heads,
-                head_dim,
-            };
-            for query in [0, 127, 128, 255, 256, LONG, LONG + 76] {
-                let row = &one[query * head_dim..][..head_dim];
-                for (found, expected) in row.iter().zip(expected(&head, query)) {
-                    assert!((f64::from(*found) - expected).abs() <= TOLERANCE);
+            for products in BOTH {
+                let expected_bits = bits(&run_with(alone, products, &qkv, &cu_seqlens, shape));
+                for threads in [2, 3] {
+                    let cpu = &cpus(threads)[index];
+                    let found = bits(&run_with(cpu, products, &qkv, &cu_seqlens, shape));
+                    assert_eq!(found, expected_bits);
+                }
+                let last = &qkv[701 * 48..];
+                let one = run_with(alone, products, last, &[0, LONG as u32 + 77], shape);
+                assert_eq!(bits(&one), expected_bits[701 * 16..]);
+                let head = Head {
+                    qkv: last,
+                    head: 0,
+                    num_heads,
+                    head_dim,
+                };
+                for query in [0, 127, 128, 255, 256, LONG, LONG + 76] {
+                    let row = &one[query * head_dim..][..head_dim];
+                    for (found, expected) in row.iter().zip(expected(&head, query)) {
+                        let error = (f64::from(*found) - expected).abs();
+                        assert!(error <= tolerance(products), "{found} {expected}");
+                    }
                 }
             }
         }
@@ -472,8 +516,11 @@ mod tests {
             numbers[2] = if token == 300 { 10.0 } else { -10.0 };
             numbers[4] = token as f32;
         }
-        for cpu in cpus(1) {
-            let out = run(&cpu, &qkv, &[0, 400], (1, 2));
+        for (cpu, products) in cpus(1)
+            .iter()
+            .flat_map(|cpu| BOTH.map(|products| (cpu, products)))
+        {
+            let out = run_with(cpu, products, &qkv, &[0, 400], (1, 2));
             assert!(out.chunks_exact(2).all(|row| row == [300.0, 0.0]));
         }
     }

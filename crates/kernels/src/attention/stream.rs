@@ -51,7 +51,7 @@ struct Gathered {
 pub(super) struct Group<const LINES: usize> {
     /// The queries times log2 e / √head_dim, so that a weight is a power of 2: for each place of
     /// head_dim.
-    queries: Vec<[F32x16; LINES]>,
+    pub(super) queries: Vec<[F32x16; LINES]>,
     /// The weighted sums of the values, for each place of head_dim.
     pub(super) sums: Vec<[F32x16; LINES]>,
     /// The largest score of each query.
@@ -74,16 +74,7 @@ pub(super) fn attend<const LINES: usize>(
     write: impl Fn(usize, &[f32]),
 ) {
     let head_dim = head.head_dim;
-    let group_len = LINES * COLUMNS;
-    let group_count = queries.len().div_ceil(group_len);
-    if scratch.groups.len() < group_count {
-        scratch.groups.resize_with(group_count, Group::default);
-    }
-    let groups = &mut scratch.groups[..group_count];
-    for (index, group) in groups.iter_mut().enumerate() {
-        let first = queries.start + index * group_len;
-        group.start(head, first..queries.end.min(first + group_len));
-    }
+    let groups = start_groups(&mut scratch.groups, head, queries.clone());
     for start in (0..head.tokens()).step_by(KEY_BLOCK) {
         let block = start..head.tokens().min(start + KEY_BLOCK);
         scratch.block.gather(head, block.clone());
@@ -102,17 +93,48 @@ pub(super) fn attend<const LINES: usize>(
             }
         }
     }
+    write_rows(groups, queries, head_dim, &mut scratch.row, write);
+}
+
+/// Takes all queries of a task.
+#[inline(always)]
+pub(super) fn start_groups<'g, const LINES: usize>(
+    groups: &'g mut Vec<Group<LINES>>,
+    head: &Head<'_>,
+    queries: Range<usize>,
+) -> &'g mut [Group<LINES>] {
+    let group_len = LINES * COLUMNS;
+    let count = queries.len().div_ceil(group_len);
+    if groups.len() < count {
+        groups.resize_with(count, Group::default);
+    }
+    let groups = &mut groups[..count];
+    for (group, first) in groups.iter_mut().zip(queries.clone().step_by(group_len)) {
+        group.start(head, first..queries.end.min(first + group_len));
+    }
+    groups
+}
+
+/// Writes what the groups of a task have gathered; `row` is memory for one query's.
+#[inline(always)]
+pub(super) fn write_rows<const LINES: usize>(
+    groups: &mut [Group<LINES>],
+    queries: Range<usize>,
+    head_dim: usize,
+    row: &mut Vec<f32>,
+    write: impl Fn(usize, &[f32]),
+) {
     for group in &mut *groups {
         group.divide();
     }
-    scratch.row.resize(head_dim, 0.0);
+    row.resize(head_dim, 0.0);
     for (query, place) in queries.zip(0..) {
-        let group = &groups[place / group_len];
-        let (line, lane) = (place % group_len / COLUMNS, place % COLUMNS);
-        for (number, sums) in scratch.row.iter_mut().zip(&group.sums) {
+        let group = &groups[place / (LINES * COLUMNS)];
+        let (line, lane) = (place / COLUMNS % LINES, place % COLUMNS);
+        for (number, sums) in row.iter_mut().zip(&group.sums) {
             *number = sums[line].0[lane];
         }
-        write(query, &scratch.row);
+        write(query, row);
     }
 }
 

@@ -292,7 +292,7 @@ impl<'a> Block<'a> {
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     fn x_tiles(&self, tile: usize) -> &'a [crate::amx::Tile] {
-        let tile = self.rows.start / amx::TILE_ROWS + tile;
+        let tile = self.rows.start / crate::amx::TILE_ROWS + tile;
         self.x.tiled().tiles(tile, self.k.clone())
     }
 
@@ -300,7 +300,7 @@ impl<'a> Block<'a> {
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     fn x_tile_scales(&self, tile: usize) -> &'a [crate::tile::Words] {
-        let tile = self.rows.start / amx::TILE_ROWS + tile;
+        let tile = self.rows.start / crate::amx::TILE_ROWS + tile;
         self.x.tiled().scales(tile, self.k.start / K_BLOCK)
     }
 

@@ -3,10 +3,12 @@
 use std::ops::Range;
 
 #[cfg(target_arch = "x86_64")]
-use super::amx::{TILE_ROWS, TiledRows};
+use super::amx::TiledRows;
 use super::integers::{Integers, ROW_HEAD, RowScale, WORDS, k_blocks};
 use super::{K_BLOCK, PackedMatrix, Product, Segment};
 use crate::Cpu;
+#[cfg(target_arch = "x86_64")]
+use crate::amx::TILE_ROWS;
 use crate::isa::per_isa;
 use crate::tile::ROWS;
 

@@ -19,11 +19,11 @@ use std::arch::x86_64::*;
 use super::avx512::RowScaleLanes;
 use super::integers::HEAD;
 use super::{Block, Lines, avx512};
-use crate::amx::{Tile, Tiles};
+use crate::amx::{TILE_ROWS, Tile, Tiles};
 use crate::avx512::load_words;
 use crate::tile::{F32x16, Words};
 
-pub(super) use tiles::{Columns, TILE_ROWS, TiledRows};
+pub(super) use tiles::{Columns, TiledRows};
 use tiles::{Cut, copy_lines, pair_lines, split_lines};
 
 /// See [`super::portable::multiply`]. A panel of `tile` has room for whole tiles of rows.

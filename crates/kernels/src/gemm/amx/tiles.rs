@@ -3,17 +3,14 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use crate::amx::Tile;
-use crate::avx512::{load_bf16_pair, load_numbers, load_words, store_words};
+use crate::amx::{TILE_ROWS, Tile};
+use crate::avx512::{load_bf16_pair, load_numbers, load_words, store_words, upper_halves};
 use crate::gemm::integers::{self, Integers, ROW_HEAD, k_blocks};
 use crate::gemm::rows::smooth;
 use crate::gemm::{Format, K_BLOCK, PackedMatrix, avx2};
 use crate::isa::per_isa;
 use crate::tile::{Bf16x16, COLUMNS, Words};
 use crate::{Cpu, Isa};
-
-/// Rows of a tile.
-pub(in crate::gemm) const TILE_ROWS: usize = 16;
 
 /// Words of a row of a tile.
 const WORDS: usize = COLUMNS;
@@ -260,18 +257,7 @@ fn take_upper_halves(numbers: &mut [__m512; 2]) -> __m512i {
         let upper = _mm512_and_si512(bits, _mm512_set1_epi32(0xffff_0000_u32.cast_signed()));
         *lanes = _mm512_sub_ps(*lanes, _mm512_castsi512_ps(upper));
     }
-    _mm512_permutex2var_epi16(bits[0], load_words(const { &odd_halves() }), bits[1])
-}
-
-/// The places of the odd halves among those of two registers.
-const fn odd_halves() -> Words {
-    let mut words = [0; COLUMNS];
-    let mut word = 0;
-    while word < COLUMNS {
-        words[word] = (4 * word as u32 + 1) | (4 * word as u32 + 3) << 16;
-        word += 1;
-    }
-    Words(words)
+    upper_halves(bits)
 }
 
 /// Writes the words of a row for one block of k into row `row` of its tiles.
