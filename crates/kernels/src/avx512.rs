@@ -45,10 +45,27 @@ pub(crate) fn store_words(line: &mut Words, words: __m512i) {
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub(crate) fn load_partial(numbers: &[f32]) -> __m512 {
-    assert!(numbers.len() <= 16, "numbers of one register");
-    let lanes = (1_u32 << numbers.len()) - 1;
+    let lanes = first_lanes(numbers.len());
     // SAFETY: only the lanes of numbers that are there are read, and the load needs no alignment.
-    unsafe { _mm512_maskz_loadu_ps(lanes as __mmask16, numbers.as_ptr()) }
+    unsafe { _mm512_maskz_loadu_ps(lanes, numbers.as_ptr()) }
+}
+
+/// Writes as many lanes as `numbers` has room for.
+///
+/// # Panics
+/// If that is more than 16.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(crate) fn store_partial(numbers: &mut [f32], lanes: __m512) {
+    let kept = first_lanes(numbers.len());
+    // SAFETY: only as many lanes as there is room for are written, and the store needs no alignment.
+    unsafe { _mm512_mask_storeu_ps(numbers.as_mut_ptr(), kept, lanes) }
+}
+
+/// A mask of the first `count` of 16 lanes.
+fn first_lanes(count: usize) -> __mmask16 {
+    assert!(count <= 16, "{count} numbers for one register");
+    ((1_u32 << count) - 1) as __mmask16
 }
 
 /// Reads up to 32 numbers; the other lanes are 0.

@@ -1,12 +1,16 @@
 //! Matrix products with AVX-512, integer ones with VNNI.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use super::integers::HEAD;
 use super::walk::{Place, Steps, walk};
-use super::{Block, Lines, avx2};
+use super::{Block, Finish, Lines, avx2};
 use crate::avx2::prefetch;
-use crate::avx512::{load_bf16_line, load_line, load_words, store_line};
+use crate::avx512::{
+    load_bf16_line, load_line, load_partial, load_words, store_line, store_partial,
+};
+use crate::gelu::avx512::gelu;
 use crate::tile::{F32x16, Words};
 
 /// See [`super::portable::multiply`]. Unless `is_wide`, products in f32 are those of AVX2: the same
@@ -119,4 +123,25 @@ pub(super) fn add_integers(
         load_line(line)
     };
     store_line(line, _mm512_fmadd_ps(scaled, x.scale, start));
+}
+
+/// See [`super::portable::finish`]; the bits of AVX2.
+#[target_feature(enable = "avx512f,avx512dq")]
+pub(super) fn finish(finish: &Finish<'_>, rows: Range<usize>, panel: usize, sums: &[F32x16]) {
+    let bias = load_line(&finish.bias(panel));
+    let is_gelu = finish.is_gelu();
+    finish.each_row(rows, panel, sums, |row| {
+        let mut sums = _mm512_add_ps(load_line(row.sums), bias);
+        for (side, lora_b) in row.side.iter().zip(row.lora_b) {
+            let side = _mm512_set1_ps(f32::from_bits(side[row.lane]));
+            sums = _mm512_fmadd_ps(side, load_line(lora_b), sums);
+        }
+        if is_gelu {
+            sums = gelu(sums);
+        }
+        if !row.residual.is_empty() {
+            sums = _mm512_add_ps(sums, load_partial(row.residual));
+        }
+        store_partial(row.out, sums);
+    });
 }

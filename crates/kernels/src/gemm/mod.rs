@@ -174,6 +174,7 @@ pub fn product(cpu: &Cpu, scratch: &mut GemmScratch, product: &Product<'_>, out:
                     cpu.isa(),
                     portable => portable::finish(&finish, part, panel, sums),
                     avx2 => avx2::finish(&finish, part, panel, sums),
+                    avx512 => avx512::finish(&finish, part, panel, sums),
                     neon => neon::finish(&finish, part, panel, sums),
                 );
             }
