@@ -25,6 +25,7 @@ enum Kind {
     Forbidden,
     NotFound,
     MethodNotAllowed,
+    Conflict,
     BodyTimeout,
     BodyTooLarge,
     RateLimited,
@@ -65,6 +66,7 @@ impl Kind {
                 "invalid_request_error",
                 "Validation",
             ),
+            Self::Conflict => (StatusCode::CONFLICT, "invalid_request_error", "Validation"),
             Self::BodyTimeout => (
                 StatusCode::REQUEST_TIMEOUT,
                 "invalid_request_error",
@@ -184,6 +186,15 @@ impl ApiError {
         Self::new(Kind::NotFound, "This server keeps no accounts").code("no_accounts")
     }
 
+    /// The route is about files, and none are kept.
+    pub fn no_files() -> Self {
+        Self::new(
+            Kind::NotFound,
+            "This server keeps no files; its operator names a folder for them with --files",
+        )
+        .code("no_files")
+    }
+
     /// Nobody may open an account here, or not without an invitation that holds.
     pub fn sign_up_refused(message: &'static str) -> Self {
         Self::new(Kind::Forbidden, message).code("sign_up_refused")
@@ -248,6 +259,23 @@ impl ApiError {
         Self::new(Kind::BodyTooLarge, message).code("request_too_large")
     }
 
+    /// A file is larger than is kept.
+    pub fn file_too_large(max: u64) -> Self {
+        let message =
+            format!("The file is too large, expected at most {max} bytes; cut it into several");
+        Self::new(Kind::BodyTooLarge, message).code("file_too_large")
+    }
+
+    /// A file finds no room. Whoever sends it again soon finds none either.
+    pub fn disk_full() -> Self {
+        Self::new(
+            Kind::StateUnavailable,
+            "The server has no room for this file",
+        )
+        .code("disk_full")
+        .retry_after(MAX_RETRY_AFTER)
+    }
+
     /// No room now.
     pub fn overloaded(retry_after: Duration) -> Self {
         Self::new(
@@ -299,6 +327,38 @@ impl ApiError {
     fn retry_after(mut self, after: Duration) -> Self {
         self.retry_after = Some(after.clamp(MIN_RETRY_AFTER, MAX_RETRY_AFTER));
         self
+    }
+
+    /// Whether the same request may be answered a moment later.
+    pub(crate) fn is_passing(&self) -> bool {
+        match self.kind {
+            Kind::RateLimited
+            | Kind::Overloaded
+            | Kind::Loading
+            | Kind::ShuttingDown
+            | Kind::StateUnavailable => true,
+            Kind::InvalidRequest
+            | Kind::Unauthorized
+            | Kind::PaymentRequired
+            | Kind::Forbidden
+            | Kind::NotFound
+            | Kind::MethodNotAllowed
+            | Kind::Conflict
+            | Kind::BodyTimeout
+            | Kind::BodyTooLarge
+            | Kind::Internal => false,
+        }
+    }
+
+    /// Status and body as OpenAI's clients read them.
+    pub(crate) fn openai(&self, request_id: &str) -> (u16, Value) {
+        let status = self.kind.status(Family::OpenAi).as_u16();
+        (status, body(self, Family::OpenAi, request_id))
+    }
+
+    /// Which field is wrong.
+    pub(crate) fn field(&self) -> Option<&str> {
+        self.param.as_deref()
     }
 
     /// The code that clients compare, for the log.
@@ -391,6 +451,18 @@ impl From<StoreError> for ApiError {
             }
             StoreError::Invitation => {
                 Self::sign_up_refused("The invitation is unknown, was used already, or is too old")
+            }
+            StoreError::UnknownFile { .. } | StoreError::UnknownBatch { .. } => {
+                Self::new(Kind::NotFound, message)
+                    .param("id")
+                    .code("not_found")
+            }
+            StoreError::Purpose { .. } => Self::invalid_param("input_file_id", message),
+            StoreError::FileInUse { .. } => Self::new(Kind::Conflict, message).code("file_in_use"),
+            StoreError::BatchEnded { .. } => Self::new(Kind::Conflict, message).code("batch_ended"),
+            StoreError::FilesFull { .. } => Self::invalid(message).code("storage_limit_exceeded"),
+            StoreError::TooManyBatches { .. } => {
+                Self::new(Kind::RateLimited, message).code("too_many_batches")
             }
             StoreError::Closed => Self::shutting_down(),
             StoreError::Database(_) => Self::new(

@@ -67,7 +67,7 @@ pub struct Hosting {
     /// What the operator decided.
     pub config: HostingConfig,
     /// Accounts, keys and the ledger.
-    pub store: Store,
+    pub store: Arc<Store>,
     keys: Mutex<HashMap<String, Known>>,
     /// Answers to wrong keys, each of which is held back for a while.
     wrong: Semaphore,
@@ -102,7 +102,7 @@ impl Hosting {
     /// [`DatabaseError`].
     pub fn open(location: &Location, config: HostingConfig) -> Result<Self, DatabaseError> {
         Ok(Self {
-            store: Store::open(location, config.retries)?,
+            store: Arc::new(Store::open(location, config.retries)?),
             config,
             keys: Mutex::default(),
             wrong: Semaphore::new(MAX_WRONG),
@@ -138,7 +138,11 @@ impl Hosting {
         Err(ApiError::wrong_key())
     }
 
-    async fn key(&self, id: &str) -> Result<Option<Arc<Key>>, ApiError> {
+    /// The key of this public id, read within the last seconds.
+    ///
+    /// # Errors
+    /// 503 while the database is down.
+    pub(crate) async fn key(&self, id: &str) -> Result<Option<Arc<Key>>, ApiError> {
         let known = self.keys().get(id).cloned();
         let is_younger = |known: &&Known, age| known.read.elapsed() < age;
         if let Some(known) = known.as_ref().filter(|known| is_younger(known, FRESH)) {

@@ -78,6 +78,11 @@ pub enum Ask {
         /// What they cost.
         cost: PicoUsd,
     },
+    /// A line of a batch, which nobody waits for: credit and budget bound it, limits by the minute do not.
+    Line {
+        /// What it costs.
+        cost: PicoUsd,
+    },
 }
 
 /// The moment of a request.
@@ -178,7 +183,7 @@ pub fn admit(
     }
     let of_account = counted(account.counters, account.rates.or(defaults), ask, now)?;
     let of_key = counted(key.counters, key.rates, ask, now)?;
-    if let Ask::Work { cost, .. } = ask {
+    if let Ask::Work { cost, .. } | Ask::Line { cost } = ask {
         let spent = key.spent_in(now.month);
         if let Some(budget) = key.monthly_budget
             && cost.0
@@ -208,6 +213,10 @@ fn counted(
     ask: Ask,
     now: Moment,
 ) -> Result<Counters, Refusal> {
+    if let Ask::Line { cost } = ask {
+        counters.held = counters.held.saturating_add(cost.0);
+        return Ok(counters);
+    }
     let now_us = now.ms.saturating_mul(1000);
     if let Some(limit) = rates.requests_per_minute {
         counters.requests_full_us = limits::take(counters.requests_full_us, now_us, 1, limit)

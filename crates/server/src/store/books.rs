@@ -3,8 +3,10 @@
 
 use std::collections::HashMap;
 
+use super::batches::{self, Lease, Progress, StoredBatch};
 use super::database::{Database, DatabaseError, Row, Value};
 use super::ledger::{EntryKind, Event, Head};
+use super::time::Time;
 use crate::batcher::Tier;
 use crate::metering::admission::{self, Counters, Moment};
 use crate::metering::pricing::tier_name;
@@ -68,6 +70,17 @@ pub struct Hold {
     pub is_repeat: bool,
     /// What runs.
     pub work: WorkRequest,
+}
+
+/// Lines of a batch that were met, in the order of its input.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MetLines {
+    /// The batch.
+    pub batch_id: String,
+    /// This server's word on it.
+    pub lease: Lease,
+    /// How far it is with these lines.
+    pub progress: Progress,
 }
 
 /// How a request's bill came out.
@@ -144,12 +157,40 @@ impl<'a> Books<'a> {
         work: WorkRequest,
         defaults: Rates,
     ) -> Result<Result<(Hold, Allowances), Refusal>, DatabaseError> {
+        let ask = |cost| Ask::Work {
+            tokens: work.tokens,
+            cost,
+        };
+        self.admit_as(hold_id, key_id, ask, work.clone(), defaults)
+    }
+
+    /// The same for a line of a batch, which nobody waits for: it counts under no limit by the minute,
+    /// and not among the requests that run at the same time.
+    ///
+    /// # Errors
+    /// [`DatabaseError`]; a refusal is an answer.
+    pub fn admit_line(
+        &mut self,
+        hold_id: i64,
+        key_id: &str,
+        work: WorkRequest,
+    ) -> Result<Result<(Hold, Allowances), Refusal>, DatabaseError> {
+        let ask = |cost| Ask::Line { cost };
+        self.admit_as(hold_id, key_id, ask, work, Rates::default())
+    }
+
+    fn admit_as(
+        &mut self,
+        hold_id: i64,
+        key_id: &str,
+        ask: impl FnOnce(PicoUsd) -> Ask,
+        work: WorkRequest,
+        defaults: Rates,
+    ) -> Result<Result<(Hold, Allowances), Refusal>, DatabaseError> {
         let is_repeat = self.was_answered(work.digest)?;
         let amount = PicoUsd(if is_repeat { 0 } else { work.cost() });
-        let ask = Ask::Work {
-            tokens: work.tokens,
-            cost: amount,
-        };
+        let ask = ask(amount);
+        let is_counted = i64::from(!matches!(ask, Ask::Line { .. }));
         let (allowances, account_id) = match self.let_in(key_id, ask, defaults)? {
             (Ok(allowances), account_id) => (allowances, account_id),
             (Err(refusal), _) => return Ok(Err(refusal)),
@@ -157,13 +198,15 @@ impl<'a> Books<'a> {
         if is_repeat {
             self.repeated(work.digest)?;
         }
-        let sql = "INSERT INTO holds (id, server, account_id, key_id, amount) VALUES ($1, $2, $3, $4, $5)";
-        let parameters: [Value; 5] = [
+        let sql = "INSERT INTO holds (id, server, account_id, key_id, amount, is_counted) \
+                   VALUES ($1, $2, $3, $4, $5, $6)";
+        let parameters: [Value; 6] = [
             hold_id.into(),
             self.server.into(),
             (&account_id).into(),
             key_id.into(),
             amount.0.into(),
+            is_counted.into(),
         ];
         self.database.execute(sql, &parameters)?;
         let hold = Hold {
@@ -253,21 +296,51 @@ impl<'a> Books<'a> {
         Ok(Settled::Billed(PicoUsd(cost)))
     }
 
+    /// Bills lines of a batch and notes how far it is, both or nothing. Gives the batch as it is now;
+    /// `None` where another server has it, or a line's price is not set aside any more. Then nothing
+    /// was billed, and whatever was still held is given back.
+    ///
+    /// # Errors
+    /// [`DatabaseError`].
+    pub fn settle_lines(
+        &mut self,
+        holds: &[Hold],
+        met: &MetLines,
+    ) -> Result<Option<StoredBatch>, DatabaseError> {
+        let mut is_ours = batches::held(self.database, &met.batch_id, met.lease)?.is_some();
+        for hold in holds {
+            let sql = "SELECT id FROM holds WHERE id = $1";
+            is_ours &= !self.database.query(sql, &[hold.id.into()])?.is_empty();
+        }
+        if !is_ours {
+            for hold in holds {
+                self.release(hold.id)?;
+            }
+            return Ok(None);
+        }
+        for hold in holds {
+            // What is held is covered.
+            self.settle(hold)?;
+        }
+        batches::advance(self.database, &met.batch_id, &met.progress)?;
+        batches::renew(self.database, &met.batch_id, met.lease, Time(self.now.ms))
+    }
+
     /// Gives a hold back: the request failed, or nobody waits for it. Whether it was still held.
     ///
     /// # Errors
     /// [`DatabaseError`].
     pub fn release(&mut self, hold_id: i64) -> Result<bool, DatabaseError> {
-        let sql = "SELECT id, account_id, key_id, amount FROM holds WHERE id = $1";
-        let held = self.database.query(sql, &[hold_id.into()])?;
+        let sql = format!("SELECT {HOLD_COLUMNS} FROM holds WHERE id = $1");
+        let held = self.database.query(&sql, &[hold_id.into()])?;
         self.give_back(&held)?;
         Ok(!held.is_empty())
     }
 
-    fn free(&mut self, account_id: &str, key_id: &str, amount: i64) {
+    fn free(&mut self, account_id: &str, key_id: &str, amount: i64, is_counted: i64) {
         let free = |counters: &mut Counters| {
             counters.held = counters.held.saturating_sub(amount);
-            counters.running = counters.running.saturating_sub(1);
+            counters.running = counters.running.saturating_sub(is_counted);
         };
         if let Some(account) = self.accounts.get_mut(account_id) {
             free(&mut account.counters);
@@ -332,9 +405,10 @@ impl<'a> Books<'a> {
         let bounds: [Value; 2] = [(now - patience_ms).into(), (now + patience_ms).into()];
         self.database
             .execute(&format!("DELETE FROM servers WHERE {gone}"), &bounds)?;
-        let sql = "SELECT id, account_id, key_id, amount FROM holds \
-                   WHERE server NOT IN (SELECT id FROM servers)";
-        let orphans = self.database.query(sql, &[])?;
+        let sql = format!(
+            "SELECT {HOLD_COLUMNS} FROM holds WHERE server NOT IN (SELECT id FROM servers)"
+        );
+        let orphans = self.database.query(&sql, &[])?;
         self.give_back(&orphans)?;
         let old = self.ledger_ms() - self.retries.window_ms;
         self.database
@@ -347,8 +421,8 @@ impl<'a> Books<'a> {
     /// # Errors
     /// [`DatabaseError`].
     pub fn leave(&mut self) -> Result<(), DatabaseError> {
-        let sql = "SELECT id, account_id, key_id, amount FROM holds WHERE server = $1";
-        let own = self.database.query(sql, &[self.server.into()])?;
+        let sql = format!("SELECT {HOLD_COLUMNS} FROM holds WHERE server = $1");
+        let own = self.database.query(&sql, &[self.server.into()])?;
         self.give_back(&own)?;
         let sql = "DELETE FROM servers WHERE id = $1";
         self.database.execute(sql, &[self.server.into()])?;
@@ -359,7 +433,7 @@ impl<'a> Books<'a> {
         for row in holds {
             let (id, key_id) = (row.int(0)?, row.text(2)?);
             self.load(&key_id)?;
-            self.free(&row.text(1)?, &key_id, row.int(3)?);
+            self.free(&row.text(1)?, &key_id, row.int(3)?, row.int(4)?);
             self.database
                 .execute("DELETE FROM holds WHERE id = $1", &[id.into()])?;
         }
@@ -457,6 +531,9 @@ impl<'a> Books<'a> {
         Ok(())
     }
 }
+
+/// What is needed to give a hold back.
+const HOLD_COLUMNS: &str = "id, account_id, key_id, amount, is_counted";
 
 /// The limits in three columns from this one on.
 pub(super) fn rates(row: &Row, column: usize) -> Result<Rates, DatabaseError> {

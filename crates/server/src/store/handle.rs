@@ -7,7 +7,8 @@ use std::thread::JoinHandle;
 
 use tokio::sync::oneshot;
 
-use super::books::{Hold, RetryWindow, Settled, WorkRequest};
+use super::batches::StoredBatch;
+use super::books::{Hold, MetLines, RetryWindow, Settled, WorkRequest};
 use super::database::{Database, DatabaseError, Durability, transaction};
 use super::writer::{Connection, Entry, Job, Writer};
 use super::{Location, StoreError};
@@ -25,6 +26,7 @@ pub struct Store {
     jobs: Sender<Job>,
     reads: Sender<Option<Work>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    is_shared: bool,
 }
 
 impl Store {
@@ -47,6 +49,7 @@ impl Store {
             jobs,
             reads,
             threads: Mutex::new(threads),
+            is_shared: !matches!(location, Location::File(_)),
         })
     }
 
@@ -130,11 +133,58 @@ impl Store {
         self.enter(Entry::Admit {
             key_id: key_id.to_owned(),
             work,
-            defaults,
+            defaults: Some(defaults),
             jobs: self.jobs.clone(),
             reply,
         })?;
         answer.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Lets a line of a batch in: see [`Books::admit_line`](super::books::Books::admit_line).
+    ///
+    /// # Errors
+    /// [`StoreError`]; a refusal is an answer.
+    pub async fn admit_line(
+        &self,
+        key_id: &str,
+        work: WorkRequest,
+    ) -> Result<Result<(Charge, Allowances), Refusal>, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.enter(Entry::Admit {
+            key_id: key_id.to_owned(),
+            work,
+            defaults: None,
+            jobs: self.jobs.clone(),
+            reply,
+        })?;
+        answer.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Bills lines of a batch and notes how far it is, both or nothing:
+    /// see [`Books::settle_lines`](super::books::Books::settle_lines).
+    ///
+    /// # Errors
+    /// [`StoreError`]; then it is as before, or it is unknown and must be read.
+    pub async fn settle_lines(
+        &self,
+        charges: Vec<Charge>,
+        met: MetLines,
+    ) -> Result<Option<StoredBatch>, StoreError> {
+        let holds = charges
+            .into_iter()
+            .filter_map(|mut charge| charge.hold.take());
+        let (reply, answer) = oneshot::channel();
+        self.enter(Entry::SettleLines {
+            holds: holds.collect(),
+            met,
+            reply,
+        })?;
+        answer.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Whether other servers may share the state: then a file's lock does not tell who lives.
+    pub fn is_shared(&self) -> bool {
+        self.is_shared
     }
 
     fn enter(&self, entry: Entry) -> Result<(), StoreError> {

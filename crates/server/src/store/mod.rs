@@ -4,14 +4,17 @@
 //! - `database`: what is asked of either; `sqlite`, `postgres`: the two; `migrations`: the schema
 //! - `accounts`, `keys`: what operators change
 //! - `ledger`: the chain of entries; `books`: requests let in and billed, inside a transaction
+//! - `files`, `batches`: what callers leave to be worked off
 //! - `handle`, `writer`: the threads that own a connection each, and how requests reach them
 //!
 //! Another subject adds its tables as a migration of its own, and reads and writes through
 //! [`Store::read`] and [`Store::write`].
 
 pub mod accounts;
+pub mod batches;
 pub mod books;
 pub mod database;
+pub mod files;
 mod handle;
 pub mod keys;
 pub mod ledger;
@@ -26,10 +29,13 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
+pub use batches::BatchStatus;
 pub use books::{RetryWindow, Settled, WorkRequest};
 pub use database::{Database, DatabaseError, Durability, Row, Value, transaction};
+pub use files::Purpose;
 pub use handle::{Charge, Store};
 pub use time::Time;
+pub(crate) use writer::described;
 
 /// Where the state is. Shows no password.
 #[derive(Clone, PartialEq, Eq)]
@@ -119,6 +125,56 @@ pub enum StoreError {
     /// An invitation that is unknown, used or too old.
     #[error("the invitation is unknown, used or too old")]
     Invitation,
+    /// No file has this id.
+    #[error("there is no file `{id}`")]
+    UnknownFile {
+        /// What was asked for.
+        id: String,
+    },
+    /// The file holds something else.
+    #[error("the file `{id}` is for `{}`, expected one for `batch`", found.name())]
+    Purpose {
+        /// The file.
+        id: String,
+        /// What it is for.
+        found: Purpose,
+    },
+    /// The file is still needed.
+    #[error("the file `{id}` is being read by `{batch}`")]
+    FileInUse {
+        /// The file.
+        id: String,
+        /// The batch that reads it.
+        batch: String,
+    },
+    /// An owner's files would have too many bytes.
+    #[error("files of {kept} bytes are kept, expected at most {max_bytes} with this one")]
+    FilesFull {
+        /// What is there.
+        kept: i64,
+        /// The limit.
+        max_bytes: i64,
+    },
+    /// No batch has this id.
+    #[error("there is no batch `{id}`")]
+    UnknownBatch {
+        /// What was asked for.
+        id: String,
+    },
+    /// The batch is over.
+    #[error("the batch `{id}` is {} and cannot be cancelled", status.name())]
+    BatchEnded {
+        /// The batch.
+        id: String,
+        /// How it ended.
+        status: BatchStatus,
+    },
+    /// An owner has too many batches that have not ended.
+    #[error("{max} batches wait or run already")]
+    TooManyBatches {
+        /// The limit.
+        max: i64,
+    },
     /// The system has no random numbers.
     #[error("the system gives no random numbers")]
     Random,

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::books::{Books, Hold, RetryWindow, Settled, WorkRequest};
+use super::batches::StoredBatch;
+use super::books::{Books, Hold, MetLines, RetryWindow, Settled, WorkRequest};
 use super::database::{Database, DatabaseError, Durability, transaction};
 use super::handle::{Charge, Work};
 use super::{Location, StoreError, Time};
@@ -34,7 +35,8 @@ pub(super) enum Entry {
     Admit {
         key_id: String,
         work: WorkRequest,
-        defaults: Rates,
+        /// `None` for a line of a batch.
+        defaults: Option<Rates>,
         /// For the charge, which speaks to this thread again.
         jobs: Sender<Job>,
         reply: Reply<Result<(Charge, Allowances), Refusal>>,
@@ -42,6 +44,11 @@ pub(super) enum Entry {
     Settle {
         hold: Hold,
         reply: Reply<Settled>,
+    },
+    SettleLines {
+        holds: Vec<Hold>,
+        met: MetLines,
+        reply: Reply<Option<StoredBatch>>,
     },
     Release(Hold),
 }
@@ -51,6 +58,7 @@ enum Done {
     Counted(Result<Allowances, Refusal>),
     Admitted(Result<(Hold, Allowances), Refusal>),
     Settled(Settled),
+    SettledLines(Option<StoredBatch>),
     Released,
 }
 
@@ -149,7 +157,7 @@ impl Writer {
     fn try_batch(&mut self, batch: &[Entry]) -> Result<Vec<Done>, StoreError> {
         let bills = batch
             .iter()
-            .any(|entry| matches!(entry, Entry::Settle { .. }));
+            .any(|entry| matches!(entry, Entry::Settle { .. } | Entry::SettleLines { .. }));
         let durability = if bills {
             Durability::Disk
         } else {
@@ -189,6 +197,10 @@ impl Writer {
             }
             Entry::Settle { hold, reply } => {
                 self.unreleased.push(hold.id);
+                let _ = reply.send(Err(error.clone()));
+            }
+            Entry::SettleLines { holds, reply, .. } => {
+                self.unreleased.extend(holds.iter().map(|hold| hold.id));
                 let _ = reply.send(Err(error.clone()));
             }
             Entry::Release(hold) => self.unreleased.push(hold.id),
@@ -246,10 +258,17 @@ impl Entry {
                 ..
             } => {
                 *next_hold = next_hold.wrapping_add(1);
-                let admitted = books.admit(*next_hold, key_id, work.clone(), *defaults)?;
+                let work = work.clone();
+                let admitted = match defaults {
+                    Some(defaults) => books.admit(*next_hold, key_id, work, *defaults)?,
+                    None => books.admit_line(*next_hold, key_id, work)?,
+                };
                 Ok(Done::Admitted(admitted))
             }
             Self::Settle { hold, .. } => Ok(Done::Settled(books.settle(hold)?)),
+            Self::SettleLines { holds, met, .. } => {
+                Ok(Done::SettledLines(books.settle_lines(holds, met)?))
+            }
             Self::Release(hold) => {
                 books.release(hold.id)?;
                 Ok(Done::Released)
@@ -275,13 +294,16 @@ impl Entry {
             (Self::Settle { reply, .. }, Done::Settled(settled)) => {
                 let _ = reply.send(Ok(settled));
             }
+            (Self::SettleLines { reply, .. }, Done::SettledLines(batch)) => {
+                let _ = reply.send(Ok(batch));
+            }
             _ => {}
         }
     }
 }
 
 /// An error with its causes in one line.
-fn described(error: &dyn std::error::Error) -> String {
+pub(crate) fn described(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
