@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::Request;
+use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
@@ -32,7 +32,8 @@ use crate::model::Model;
 use crate::observe;
 use crate::pages;
 use crate::routes::{
-    account, admin, classify, cohere, docs, embeddings, health, models, rerank, segment, tei,
+    account, admin, batches, classify, cohere, docs, embeddings, files, health, models, rerank,
+    segment, tei,
 };
 
 /// What every handler sees.
@@ -138,6 +139,15 @@ impl App {
         }
     }
 
+    /// The model in service, however long it takes to be ready.
+    pub(crate) async fn service_in_time(&self) -> Option<Arc<Service>> {
+        let mut readiness = self.readiness.subscribe();
+        let is_ready = |readiness: &Readiness| matches!(readiness, Readiness::Ready(_));
+        // It is our own, so it does not end before us.
+        let _ = readiness.wait_for(is_ready).await;
+        self.service_now()
+    }
+
     /// The model in service; waits for it as long as the caller prefers and the operator allows.
     ///
     /// # Errors
@@ -191,6 +201,21 @@ pub fn router(app: &SharedApp) -> Router {
         .route("/account", get(account::account))
         .route("/v1/account", get(account::account))
         .route_layer(guarded(Access::Account));
+    let kept = Router::new()
+        // OpenAI's, for requests that may take a day.
+        .route(
+            "/v1/files",
+            // Files have limits of their own.
+            get(files::list)
+                .post(files::upload)
+                .layer(DefaultBodyLimit::disable()),
+        )
+        .route("/v1/files/{id}", get(files::one).delete(files::delete))
+        .route("/v1/files/{id}/content", get(files::content))
+        .route("/v1/batches", get(batches::list).post(batches::create))
+        .route("/v1/batches/{id}", get(batches::one))
+        .route("/v1/batches/{id}/cancel", post(batches::cancel))
+        .route_layer(guarded(Access::Free));
     let admin = Router::new()
         .route(
             "/v1/admin/accounts",
@@ -226,6 +251,7 @@ pub fn router(app: &SharedApp) -> Router {
     billed
         .merge(free)
         .merge(account)
+        .merge(kept)
         .merge(admin)
         .merge(open)
         .merge(pages::routes())
@@ -288,7 +314,7 @@ fn cors(config: &Cors) -> CorsLayer {
     };
     CorsLayer::new()
         .allow_origin(origins)
-        .allow_methods([Method::GET, Method::POST])
+        .allow_methods([Method::DELETE, Method::GET, Method::POST])
         // OpenAI's client for browsers sends headers of its own beside the key.
         .allow_headers(AllowHeaders::mirror_request())
         .expose_headers(EXPOSED.map(HeaderName::from_static))

@@ -115,7 +115,11 @@ async fn read(
     Ok(bytes.into())
 }
 
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+/// Reads a body's JSON.
+///
+/// # Errors
+/// [`ApiError`] saying where it is not as expected.
+pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     serde_json::from_slice(bytes).map_err(|error| {
         let message = error.to_string();
         ApiError::invalid(format!(

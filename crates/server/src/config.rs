@@ -2,11 +2,13 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::auth::Auth;
 use crate::batcher::BatcherLimits;
 use crate::catalogue::Catalogue;
+use crate::jobs::Jobs;
 use crate::listen::Listen;
 
 /// Everything that the server is told at start, beside its model.
@@ -32,6 +34,8 @@ pub struct Config {
     pub serves: Option<String>,
     /// The licence whose ban on commercial use the operator has the owner's leave to go beyond.
     pub acknowledge_license: Option<String>,
+    /// Where files and batches are kept; `None` where there are none.
+    pub jobs: Option<Arc<Jobs>>,
     /// Bounds on requests and memory.
     pub limits: Limits,
     /// Bounds on batches and the queue.
@@ -51,6 +55,7 @@ impl Default for Config {
             catalogue: Catalogue::built_in(),
             serves: None,
             acknowledge_license: None,
+            jobs: None,
             limits: Limits::default(),
             batcher: BatcherLimits::default(),
         }

@@ -15,6 +15,7 @@
 //! - [`segments`]: a text cut into chunks
 //! - [`hosting`], [`meter`]: accounts' keys, and each request counted and billed; [`metering`]: prices
 //!   and limits, pure; [`store`]: accounts, keys and the ledger in a database
+//! - [`jobs`]: files and batches, worked off beneath the requests that someone waits for
 //! - [`budget`], [`config`], [`metrics`]
 //!
 //! [`Server::bind`] listens, [`Server::run`] loads the model and serves until it is told to stop.
@@ -28,6 +29,7 @@ pub mod catalogue;
 pub mod config;
 pub mod error;
 pub mod hosting;
+pub mod jobs;
 pub mod listen;
 pub mod meter;
 pub mod metering;
@@ -50,6 +52,7 @@ pub use auth::Auth;
 pub use catalogue::{Catalogue, CatalogueError, LicenseError};
 pub use config::{Config, Cors, EmptyInput, Limits, TlsFiles};
 pub use hosting::{Hosting, HostingConfig, SignUp};
+pub use jobs::{JobLimits, Jobs, JobsError};
 pub use listen::Listen;
 pub use model::{Model, SelfTestError};
 pub use serve::{BindError, RunError, Server};

@@ -25,6 +25,8 @@ pub struct Meter {
     tier: Tier,
     /// What makes another request the same, beside its body.
     sameness: Sha256,
+    /// Whether it is a line of a batch, which no limit by the minute counts.
+    is_line: bool,
     readings: Mutex<Readings>,
 }
 
@@ -66,8 +68,27 @@ impl Meter {
             request_id,
             tier,
             sameness,
+            is_line: false,
             readings: Mutex::default(),
         }
+    }
+
+    /// Of a line of a batch. It is never the same as another; whoever runs the batch takes its charge.
+    pub(crate) fn of_line(hosting: &Arc<Hosting>, key: &Arc<Key>, request_id: String) -> Self {
+        Self {
+            hosting: Arc::clone(hosting),
+            key: Arc::clone(key),
+            request_id,
+            tier: Tier::Batch,
+            sameness: Sha256::new(),
+            is_line: true,
+            readings: Mutex::default(),
+        }
+    }
+
+    /// What is set aside for the request, to be settled elsewhere.
+    pub(crate) fn take_charge(&self) -> Option<Charge> {
+        self.readings().charge.take()
     }
 
     fn readings(&self) -> MutexGuard<'_, Readings> {
@@ -119,8 +140,13 @@ impl Meter {
             request_id: self.request_id.clone(),
             digest,
         };
-        let limits = self.hosting.config.limits;
-        let admitted = self.hosting.store.admit(&self.key.id, work, limits).await?;
+        let store = &self.hosting.store;
+        let admitted = if self.is_line {
+            store.admit_line(&self.key.id, work).await?
+        } else {
+            let limits = self.hosting.config.limits;
+            store.admit(&self.key.id, work, limits).await?
+        };
         let (charge, allowances) = match admitted {
             Ok((charge, allowances)) => (charge, Ok(allowances)),
             Err(refusal) => return self.let_in(Err(refusal)).map(|()| PicoUsd::ZERO),

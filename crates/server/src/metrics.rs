@@ -25,6 +25,12 @@ struct Step {
     step: &'static str,
 }
 
+/// A line of a batch by how it was met.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    outcome: &'static str,
+}
+
 /// All counters of the server.
 #[derive(Debug)]
 pub struct Metrics {
@@ -38,6 +44,9 @@ pub struct Metrics {
     batch_inputs: Histogram,
     batch_seconds: Histogram,
     interruptions: Counter,
+    jobs_running: Gauge,
+    jobs_ended: Family<Outcome, Counter>,
+    job_lines: Family<Outcome, Counter>,
     connections: Gauge,
     queued_tokens: Gauge,
     body_bytes: Gauge,
@@ -62,6 +71,9 @@ impl Default for Metrics {
             batch_inputs: Histogram::new(exponential_buckets(1.0, 2.0, 12)),
             batch_seconds: seconds(),
             interruptions: Counter::default(),
+            jobs_running: Gauge::default(),
+            jobs_ended: Family::default(),
+            job_lines: Family::default(),
             connections: Gauge::default(),
             queued_tokens: Gauge::default(),
             body_bytes: Gauge::default(),
@@ -116,6 +128,21 @@ impl Metrics {
             "Batches that ran between two steps of a longer one",
             self.interruptions.clone(),
         );
+        registry.register(
+            "jobs_running",
+            "Batches of /v1/batches that this server works on",
+            self.jobs_running.clone(),
+        );
+        registry.register(
+            "jobs_ended",
+            "Batches of /v1/batches that ended, by their last status",
+            self.jobs_ended.clone(),
+        );
+        registry.register(
+            "job_lines",
+            "Lines of batches that were met, by how",
+            self.job_lines.clone(),
+        );
         registry.register("connections", "Open connections", self.connections.clone());
         registry.register(
             "queued_tokens",
@@ -166,6 +193,26 @@ impl Metrics {
     /// A batch began between two steps of another.
     pub(crate) fn interrupted(&self) {
         self.interruptions.inc();
+    }
+
+    /// Batches that are worked on now.
+    pub(crate) fn jobs_running(&self, jobs: usize) {
+        self.jobs_running
+            .set(i64::try_from(jobs).unwrap_or(i64::MAX));
+    }
+
+    /// A batch ended with this status.
+    pub(crate) fn job_ended(&self, outcome: &'static str) {
+        self.jobs_ended.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    /// Lines of a batch were met.
+    pub(crate) fn job_lines(&self, completed: u64, failed: u64) {
+        for (outcome, lines) in [("completed", completed), ("failed", failed)] {
+            self.job_lines
+                .get_or_create(&Outcome { outcome })
+                .inc_by(lines);
+        }
     }
 
     /// A connection was opened; it is counted until the guard is dropped.

@@ -24,6 +24,7 @@ use crate::auth::Auth;
 use crate::batcher::Batcher;
 use crate::catalogue::LicenseError;
 use crate::config::{Config, Limits, TlsFiles};
+use crate::jobs::Runner;
 use crate::listen::{Listen, Listener};
 use crate::model::Model;
 use crate::store::accounts::{self, Change};
@@ -141,6 +142,7 @@ impl Server {
     ) -> Result<(), RunError<E>> {
         let loaded = load_beside(load)?;
         let failed = take_into_service(&self.app, loaded);
+        let working = tokio::spawn(work_on_batches(Arc::clone(&self.app)));
         let graceful = GracefulShutdown::new();
         tokio::select! {
             never = self.accept(&graceful) => match never {},
@@ -148,6 +150,11 @@ impl Server {
             error = failed => return Err(error),
             () = stop => {}
         }
+        // What it has not billed yet, this server or another does again.
+        working.abort();
+        let left = working.await;
+        debug_assert!(left.is_err(), "it never ends by itself");
+        leave_batches(&self.app).await;
         let timeout = self.app.config.limits.shutdown_timeout;
         // New connections are refused while the accepted requests are finished.
         drop(self.listener);
@@ -249,6 +256,24 @@ fn load_beside<E: Send + 'static>(
         })
         .map_err(|_| RunError::Thread)?;
     Ok(receiver)
+}
+
+/// Works on batches, where there are any, once the model is ready. Never ends.
+async fn work_on_batches(app: SharedApp) {
+    if let (Some(jobs), Some(service)) = (app.config.jobs.clone(), app.service_in_time().await) {
+        Runner::new(&app, service, &jobs).work().await;
+    }
+    std::future::pending().await
+}
+
+/// Lets other servers have the batches that this one worked on.
+async fn leave_batches(app: &App) {
+    if let Some(jobs) = &app.config.jobs
+        && let Err(error) = jobs.leave().await
+    {
+        // They have them when this server was not heard of for a while.
+        tracing::warn!(%error, "batches cannot be let go of");
+    }
 }
 
 /// Ends only when the model cannot be taken into service.

@@ -483,13 +483,14 @@ fn every_route_asks_for_its_scope() {
     for (path, method, body, is_open) in routes() {
         let status = |key: &Made| match method.as_str() {
             "get" => hosted.get(&path, key).status,
+            "delete" => hosted.server.delete_with(&path, Some(&key.text)).status,
             _ => hosted.post(&path, key, &[], &body.to_string()).status,
         };
         let is_get = method == "get";
-        let without = if is_get {
-            hosted.server.get(&path).status
-        } else {
-            hosted.server.post(&path, body.to_string()).status
+        let without = match method.as_str() {
+            "get" => hosted.server.get(&path).status,
+            "delete" => hosted.server.delete_with(&path, None).status,
+            _ => hosted.server.post(&path, body.to_string()).status,
         };
         if is_open || (path == "/" && is_get) {
             assert_ne!(without, 401, "{path}");

@@ -4,18 +4,18 @@
 
 use std::sync::Arc;
 
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::query::{Asked, asked};
 use crate::app::SharedApp;
 use crate::auth::{Auth, Caller};
 use crate::body::JsonBody;
-use crate::error::{ApiError, shortened};
+use crate::error::ApiError;
 use crate::hosting::Hosting;
 use crate::store::accounts::{self, Change};
 use crate::store::keys::{self, KeyOptions, Scope};
@@ -65,15 +65,6 @@ fn hosting(app: &SharedApp) -> Result<&Arc<Hosting>, ApiError> {
 fn private<T: Serialize>(value: T) -> Response {
     let no_store = HeaderValue::from_static("no-store");
     ([(header::CACHE_CONTROL, no_store)], Json(value)).into_response()
-}
-
-/// What stands behind `?`.
-type Asked<T> = Result<Query<T>, QueryRejection>;
-
-/// In our own words where it cannot be read.
-fn asked<T>(query: Asked<T>) -> Result<T, ApiError> {
-    let read = query.map(|Query(value)| value);
-    read.map_err(|error| ApiError::invalid(shortened(&error.body_text()).into_owned()))
 }
 
 /// A list as OpenAI has them.

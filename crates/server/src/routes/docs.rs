@@ -155,6 +155,16 @@ impl<'a> Page<'a> {
             );
             let _ = write!(out, "<pre tabindex=0><code>{}</code></pre>", escaped(&curl));
         }
+        let form = &value["requestBody"]["content"]["multipart/form-data"];
+        if !form.is_null() {
+            out.push_str("<h4>Request</h4>");
+            self.fields(out, self.resolved(&form["schema"]));
+            let path = paths[0];
+            let _ = write!(
+                out,
+                "<pre tabindex=0><code>curl http://127.0.0.1:8080{path} -F purpose=batch -F file=@lines.jsonl</code></pre>"
+            );
+        }
         out.push_str("<h4>Answer</h4>");
         let answer = entries(&value["responses"]["200"]["content"]).next();
         if let Some((content_type, answer)) = answer {

@@ -11,10 +11,12 @@ use quintet_engine::{Embedder, Task};
 use super::late_chunks::{self, Chunks};
 use super::outputs::Outputs;
 use super::rows::{self, Field, Handling, Rows, check_count, empty_input};
-use super::{default_task, item_task, json_response, preferred_wait, requested_task};
-use crate::app::{Service, SharedApp};
+use super::{
+    default_task, item_task, json_answer, json_bytes, preferred_wait, requested_task, tier,
+};
+use crate::app::{App, Service, SharedApp};
 use crate::auth::Caller;
-use crate::batcher::{Overlong, OwnedContent, OwnedInput};
+use crate::batcher::{Overlong, OwnedContent, OwnedInput, Tier};
 use crate::body::JsonBody;
 use crate::config::Config;
 use crate::error::ApiError;
@@ -41,10 +43,39 @@ pub async fn embeddings(
 ) -> Result<Response, ApiError> {
     let JsonBody { value, bytes } = body;
     let service = app.service(preferred_wait(&headers)).await?;
-    let asked = Asked::read(value, &app.config, &caller, &service.model)?;
+    let answered = answer(value, &app, service, &caller, tier(&headers)).await?;
+    drop(bytes);
+    let mut response = json_answer(answered.json);
+    if let Some(encoding) = answered.token_encoding {
+        let name = HeaderValue::from_static(encoding.name());
+        response.headers_mut().insert(X_TOKEN_ENCODING, name);
+    }
+    Ok(response)
+}
+
+/// A request's answer, written.
+pub(crate) struct Answered {
+    pub(crate) json: Vec<u8>,
+    /// What is metered.
+    pub(crate) tokens: usize,
+    token_encoding: Option<TokenEncoding>,
+}
+
+/// Answers a request, whoever sent it on whatever way.
+///
+/// # Errors
+/// [`ApiError`] for a request that cannot be done, and for one that cannot be done now.
+pub(crate) async fn answer(
+    request: EmbeddingsRequest,
+    app: &App,
+    service: Arc<Service>,
+    caller: &Caller,
+    tier: Tier,
+) -> Result<Answered, ApiError> {
+    let asked = Asked::read(request, &app.config, caller, &service.model)?;
     let (token_encoding, wants_cost) = (asked.token_encoding, asked.wants_cost);
     let outputs = asked.outputs.clone();
-    let handling = Handling::new(asked.overlong, &app, &caller, &headers);
+    let handling = Handling::of_tier(asked.overlong, app, caller, tier);
     let prepared = asked.prepare(&handling, &service).await?;
     let rows = match prepared {
         Prepared::Apart(texts) => texts.embed(&handling, &service).await?,
@@ -56,13 +87,25 @@ pub async fn embeddings(
         cost_usd: rows.cost.filter(|_| wants_cost),
         ..Usage::new(rows.tokens)
     };
-    let mut response = written(rows, usage, outputs, service).await?;
-    drop(bytes);
-    if let Some(encoding) = token_encoding {
-        let name = HeaderValue::from_static(encoding.name());
-        response.headers_mut().insert(X_TOKEN_ENCODING, name);
-    }
-    Ok(response)
+    let tokens = rows.tokens;
+    Ok(Answered {
+        json: written(rows, usage, outputs, service).await?,
+        tokens,
+        token_encoding,
+    })
+}
+
+/// Checks a request against the model and counts its inputs, without running it.
+///
+/// # Errors
+/// [`ApiError`] for a request that cannot be done.
+pub(crate) fn check(
+    request: EmbeddingsRequest,
+    config: &Config,
+    caller: &Caller,
+    model: &Model,
+) -> Result<usize, ApiError> {
+    Ok(Asked::read(request, config, caller, model)?.items.len())
 }
 
 /// A request that was understood and checked against the model.
@@ -297,8 +340,8 @@ async fn written(
     usage: Usage,
     outputs: Outputs,
     service: Arc<Service>,
-) -> Result<Response, ApiError> {
-    json_response(rows.rows.len(), move || {
+) -> Result<Vec<u8>, ApiError> {
+    json_bytes(rows.rows.len(), move || {
         let embedder = &service.model.embedder;
         let data = rows.rows.into_iter().enumerate().map(|(index, row)| {
             let (embedding, embeddings) = outputs.vectors(&row, embedder);

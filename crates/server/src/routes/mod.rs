@@ -3,15 +3,18 @@
 //! - `embeddings`, `classify`, `rerank`, `segment`, `models`: OpenAI's and Jina's
 //! - `tei`: Text Embeddings Inference's; `cohere`: Cohere's
 //! - `account`, `admin`: what callers ask about money, and what operators change
+//! - `files`, `batches`: OpenAI's, for requests that may take a day
 //! - `health`, `docs`: for operators and readers
 //! - `rows`, `late_chunks`, `outputs`: checked inputs to rows, rows to vectors
 
 pub mod account;
 pub mod admin;
+pub mod batches;
 pub mod classify;
 pub mod cohere;
 pub mod docs;
 pub mod embeddings;
+pub mod files;
 pub mod health;
 pub mod models;
 pub mod rerank;
@@ -20,6 +23,7 @@ pub mod tei;
 
 mod late_chunks;
 mod outputs;
+mod query;
 mod rows;
 
 use std::time::Duration;
@@ -132,6 +136,23 @@ async fn json_response<T: Serialize>(
     vectors: usize,
     answer: impl FnOnce() -> T + Send + 'static,
 ) -> Result<Response, ApiError> {
+    Ok(json_answer(json_bytes(vectors, answer).await?))
+}
+
+/// An answer of JSON that is written already.
+fn json_answer(json: Vec<u8>) -> Response {
+    let content_type = HeaderValue::from_static("application/json");
+    ([(header::CONTENT_TYPE, content_type)], Body::from(json)).into_response()
+}
+
+/// The same as bytes.
+///
+/// # Errors
+/// [`ApiError`] when it cannot be written, which is our fault.
+async fn json_bytes<T: Serialize>(
+    vectors: usize,
+    answer: impl FnOnce() -> T + Send + 'static,
+) -> Result<Vec<u8>, ApiError> {
     let write = move || serde_json::to_vec(&answer());
     let json = if vectors <= FEW {
         write()
@@ -139,12 +160,10 @@ async fn json_response<T: Serialize>(
         let written = tokio::task::spawn_blocking(write).await;
         written.map_err(|_| ApiError::internal())?
     };
-    let json = json.map_err(|error| {
+    json.map_err(|error| {
         tracing::error!(%error, "the answer cannot be written");
         ApiError::internal()
-    })?;
-    let content_type = HeaderValue::from_static("application/json");
-    Ok(([(header::CONTENT_TYPE, content_type)], Body::from(json)).into_response())
+    })
 }
 
 /// `X-Tier: batch` gives up its turn to whoever waits.

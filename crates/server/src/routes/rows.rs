@@ -48,10 +48,15 @@ pub(crate) struct Handling {
 impl Handling {
     /// Of a request by its headers and caller.
     pub(crate) fn new(overlong: Overlong, app: &App, caller: &Caller, headers: &HeaderMap) -> Self {
+        Self::of_tier(overlong, app, caller, tier(headers))
+    }
+
+    /// Of a request that has no headers.
+    pub(crate) fn of_tier(overlong: Overlong, app: &App, caller: &Caller, tier: Tier) -> Self {
         Self {
             overlong,
             empty: app.config.empty_input,
-            tier: tier(headers),
+            tier,
             caller: caller.clone(),
         }
     }

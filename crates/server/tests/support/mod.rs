@@ -125,6 +125,32 @@ impl Running {
         Answer::read(request.call().unwrap())
     }
 
+    /// Deletes a path.
+    pub(crate) fn delete_with(&self, path: &str, key: Option<&str>) -> Answer {
+        let mut request = AGENT.delete(format!("http://{}{path}", self.address));
+        if let Some(key) = key {
+            request = request.header("authorization", format!("Bearer {key}"));
+        }
+        Answer::read(request.call().unwrap())
+    }
+
+    /// Sends a file of this text as a browser's form.
+    pub(crate) fn upload(&self, key: Option<&str>, purpose: &str, text: &str) -> Answer {
+        const EDGE: &str = "edge-of-the-form";
+        let body = format!(
+            "--{EDGE}\r\nContent-Disposition: form-data; name=\"purpose\"\r\n\r\n{purpose}\r\n\
+             --{EDGE}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"lines.jsonl\"\r\n\
+             Content-Type: application/octet-stream\r\n\r\n{text}\r\n--{EDGE}--\r\n"
+        );
+        let content_type = format!("multipart/form-data; boundary={EDGE}");
+        let authorization = key.map(|key| format!("Bearer {key}"));
+        let mut headers = vec![("content-type", content_type.as_str())];
+        if let Some(value) = &authorization {
+            headers.push(("authorization", value));
+        }
+        self.post_with("/v1/files", &headers, body)
+    }
+
     /// Embeds and gives the float vectors.
     pub(crate) fn embeddings(&self, body: &Value) -> Vec<Vec<f32>> {
         let answer = self.post("/v1/embeddings", body.to_string());
