@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use quintet_engine::weights::hub::{HubCacheError, HubIdError};
 use quintet_engine::{CheckpointError, EmbedError, LoadError, UnknownTask};
-use quintet_server::LicenseError;
 use quintet_server::store::{DatabaseError, StoreError};
+use quintet_server::{JobsError, LicenseError};
 
 use crate::hub::HubError;
 use crate::input::InputError;
@@ -125,6 +125,8 @@ fn hint(cause: Cause<'_>) -> Option<String> {
     } else if let Some(error) = cause.downcast_ref::<CheckpointError>() {
         error.hint().map(str::to_owned)
     } else if let Some(error) = cause.downcast_ref::<EmbedError>() {
+        error.hint().map(str::to_owned)
+    } else if let Some(error) = cause.downcast_ref::<JobsError>() {
         error.hint().map(str::to_owned)
     } else if let Some(error) = cause.downcast_ref::<StoreError>() {
         error.hint().map(str::to_owned)

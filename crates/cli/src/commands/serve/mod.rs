@@ -8,6 +8,7 @@ mod traces;
 
 use std::net::ToSocketAddrs;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -15,7 +16,8 @@ use clap::Args;
 use quintet_engine::Precision;
 use quintet_server::batcher::BatcherLimits;
 use quintet_server::{
-    Auth, Catalogue, Config, Cors, EmptyInput, Listen, Model, RunError, Server, TlsFiles,
+    Auth, Catalogue, Config, Cors, EmptyInput, Hosting, JobLimits, Jobs, Listen, Model, RunError,
+    Server, TlsFiles,
 };
 
 use super::verify;
@@ -195,6 +197,7 @@ fn config(options: &ServeOptions, model: &str) -> anyhow::Result<Config> {
         .hint("set QUINTET_API_KEY or --api-key-file, keep accounts with --state, or let anyone call with --no-auth")
         .into());
     }
+    let jobs = jobs(options, hosting.as_deref())?;
     let auth = match (hosting, &key) {
         (Some(hosting), _) => Auth::Accounts(hosting),
         (None, Some(key)) if !options.no_auth => Auth::key(key),
@@ -232,6 +235,7 @@ fn config(options: &ServeOptions, model: &str) -> anyhow::Result<Config> {
         catalogue,
         serves: Some(model.to_owned()),
         acknowledge_license: options.acknowledge_license.clone(),
+        jobs: jobs.map(Arc::new),
         batcher: BatcherLimits {
             tokenizing_threads: std::thread::available_parallelism()
                 .map_or(2, |cores| cores.get().max(2)),
@@ -252,6 +256,24 @@ fn config(options: &ServeOptions, model: &str) -> anyhow::Result<Config> {
         limits.shutdown_timeout = Duration::from_secs(seconds as u64);
     }
     Ok(config)
+}
+
+/// Where files and batches are kept, if anywhere: the folder that the options name, else one beside the
+/// accounts' file.
+fn jobs(options: &ServeOptions, hosting: Option<&Hosting>) -> anyhow::Result<Option<Jobs>> {
+    let limits = JobLimits::default();
+    let folder = options.files.clone();
+    let Some(hosting) = hosting else {
+        let open = |folder: PathBuf| Jobs::without_accounts(&folder, limits);
+        return Ok(folder.map(open).transpose()?);
+    };
+    let store = &hosting.store;
+    let beside = || {
+        let file = options.state.as_ref().filter(|_| !store.is_shared());
+        file.map(|file| PathBuf::from(format!("{file}.files")))
+    };
+    let open = |folder: PathBuf| Jobs::open(Arc::clone(store), &folder, limits);
+    Ok(folder.or_else(beside).map(open).transpose()?)
 }
 
 fn address(text: &str) -> anyhow::Result<Listen> {

@@ -110,6 +110,12 @@ pub(crate) struct ServeOptions {
     #[arg(long, value_name = "FILE|URL", help_heading = "Accounts")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) state: Option<String>,
+    /// Folder of files and batches (/v1/files, /v1/batches). Without accounts it turns them on, with a
+    /// state of their own; servers that share a database share the folder too [default: FILE.files
+    /// beside the file of --state]
+    #[arg(long, value_name = "DIR", help_heading = "Accounts")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) files: Option<PathBuf>,
     /// Dollars for a million tokens [default: the catalogue's price, else 0]
     #[arg(long, value_name = "USD", help_heading = "Accounts")]
     #[serde(skip_serializing_if = "Option::is_none")]
