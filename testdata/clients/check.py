@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import sys
+import tempfile
 import time
 import traceback
 from importlib import metadata
@@ -30,7 +31,7 @@ for variable in [name for name in os.environ if name.lower().endswith("_proxy")]
 from served import Reference, Served  # noqa: E402
 
 # Routes that must be there. One that is there and not in this list fails too: its clients are waiting.
-ROUTES = "/v1/embeddings,/v1/rerank,/v2/embed,/,/embed,/similarity"
+ROUTES = "/v1/embeddings,/v1/batches,/v1/rerank,/v2/embed,/,/embed,/similarity"
 
 
 def clients():
@@ -61,7 +62,7 @@ def main():
     if args.only:
         checks = [check for check in checks if args.only in check[0]]
     required, failed = args.routes.split(","), []
-    with Served(args.quintet, args.model) as server:
+    with tempfile.TemporaryDirectory() as files, Served(args.quintet, args.model, "--files", files) as server:
         reference = Reference(args.quintet, args.model)
         print("| client | version | route | vectors, bit for bit | s |")
         print("| --- | --- | --- | --- | --- |")

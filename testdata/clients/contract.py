@@ -9,6 +9,7 @@ import argparse
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from served import KEY, Served, work_folder
@@ -32,7 +33,7 @@ def main():
     parser.add_argument("--schema", type=Path, help="a schema in a file instead of the server's")
     parser.add_argument("more", nargs="*", help="options for schemathesis")
     args = parser.parse_args()
-    with Served(args.quintet, args.model) as server:
+    with tempfile.TemporaryDirectory() as files, Served(args.quintet, args.model, "--files", files) as server:
         program = Path(sys.executable).with_name("schemathesis")
         command = [program, "run", args.schema.resolve() if args.schema else f"{server.url}/openapi.json", "--url", server.url]
         command += ["--header", f"Authorization: Bearer {KEY}", "--checks", ",".join(CHECKS)]

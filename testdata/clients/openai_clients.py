@@ -1,5 +1,8 @@
 """OpenAI's own client, and the frameworks that speak its contract."""
 import asyncio
+import base64
+import json
+import time
 import warnings
 
 import numpy as np
@@ -61,6 +64,54 @@ def refused(error_class, param, call, **request):
         assert param is None or error.param == param, f"param is {error.param}, expected {param}"
         return error
     raise AssertionError(f"not refused: {str(request)[:100]}")
+
+
+def openai_batches(server, reference):
+    """Files and batches: upload, pages, progress, outputs, refusals, cancelling, deleting."""
+    client = openai.OpenAI(base_url=server.v1, api_key=KEY, max_retries=0)
+
+    def lines(texts):
+        body = lambda text: {"model": QUERY, "input": text, "encoding_format": "base64"}
+        requests = ({"custom_id": f"text-{i}", "method": "POST", "url": "/v1/embeddings", "body": body(text)} for i, text in enumerate(texts))
+        return "".join(json.dumps(request) + "\n" for request in requests).encode()
+
+    def ended(batch):
+        end = time.monotonic() + 120
+        while batch.status not in ("completed", "failed", "cancelled", "expired"):
+            assert time.monotonic() < end, f"the batch is still {batch.status}"
+            time.sleep(0.05)
+            batch = client.batches.retrieve(batch.id)
+        return batch
+
+    def create(file, **more):
+        return client.batches.create(input_file_id=file.id, endpoint="/v1/embeddings", completion_window="24h", **more)
+
+    content = lines([*TEXTS, ""])
+    file = client.files.create(file=("texts.jsonl", content), purpose="batch")
+    assert (file.filename, file.bytes, file.purpose) == ("texts.jsonl", len(content), "batch")
+    assert client.files.retrieve(file.id) == file and client.files.content(file.id).read() == content
+    batch = ended(create(file, metadata={"job": "nightly"}))
+    assert batch.status == "completed" and batch.metadata == {"job": "nightly"}, batch
+    assert (batch.request_counts.total, batch.request_counts.completed, batch.request_counts.failed) == (len(TEXTS) + 1, len(TEXTS), 1)
+    answers = [json.loads(line) for line in client.files.content(batch.output_file_id).text.splitlines()]
+    assert [answer["custom_id"] for answer in answers] == [f"text-{i}" for i in range(len(TEXTS))]
+    vectors = [base64.b64decode(answer["response"]["body"]["data"][0]["embedding"]) for answer in answers]
+    reference.same(vectors, TEXTS, "retrieval.query")
+    assert batch.usage.total_tokens == sum(answer["response"]["body"]["usage"]["total_tokens"] for answer in answers)
+    (refusal,) = client.files.content(batch.error_file_id).text.splitlines()
+    assert json.loads(refusal)["response"]["body"]["error"]["param"] == "input[0]"
+    assert batch.id in [listed.id for listed in client.batches.list(limit=1)]
+    assert {file.id, batch.output_file_id, batch.error_file_id} <= {listed.id for listed in client.files.list(limit=1)}
+
+    wrong = ended(create(client.files.create(file=("wrong.jsonl", content + b"{\n"), purpose="batch")))
+    assert wrong.status == "failed" and [error.line for error in wrong.errors.data] == [len(TEXTS) + 2], wrong
+    many = create(client.files.create(file=("many.jsonl", lines(["stork"] * 20_000)), purpose="batch"))
+    assert client.batches.cancel(many.id).status == "cancelling"
+    assert ended(many).status == "cancelled"
+    assert client.files.delete(file.id).deleted
+    refused(openai.NotFoundError, "id", lambda: client.files.retrieve(file.id))
+    refused(openai.ConflictError, None, lambda: client.batches.cancel(batch.id))
+    refused(openai.BadRequestError, "purpose", client.files.create, file=("x.jsonl", b"x"), purpose="vision")
 
 
 def openai_python_async(server, reference):
@@ -163,6 +214,7 @@ def chroma_openai(server, reference):
 
 CLIENTS = [
     ("openai", "/v1/embeddings", openai_python),
+    ("openai, files and batches", "/v1/batches", openai_batches),
     ("openai, async", "/v1/embeddings", openai_python_async),
     ("langchain-openai", "/v1/embeddings", langchain_openai),
     ("langchain-openai, blanks", "/v1/embeddings", langchain_openai_blanks),
