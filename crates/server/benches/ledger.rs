@@ -110,6 +110,7 @@ fn work(number: i64) -> WorkRequest {
         model: "jina-embeddings-v3".to_owned(),
         tier: Tier::Realtime,
         request_id: format!("req-0123456789abcdef-{number:x}"),
+        tasks: vec![("retrieval.passage".to_owned(), 20)],
         digest: Some(digest),
     }
 }

@@ -1,4 +1,4 @@
-//! Reading a request's JSON within limits of size, memory and time.
+//! Reading a request's body within limits of size, memory and time: JSON, and forms of the pages.
 
 use std::time::Duration;
 
@@ -29,29 +29,9 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<SharedApp> for JsonBody<T
     type Rejection = ApiError;
 
     async fn from_request(request: Request, app: &SharedApp) -> Result<Self, ApiError> {
-        let limits = app.config.limits;
-        let announced = request
-            .headers()
-            .get(header::CONTENT_LENGTH)
-            .and_then(|value| value.to_str().ok()?.parse::<usize>().ok())
-            .unwrap_or(0);
         let caller = request.extensions().get::<Caller>();
         let meter = caller.and_then(|caller| caller.meter.clone());
-        let mut body = request.into_body();
-        if announced > limits.body_bytes {
-            discard(body, limits.body_bytes).await;
-            return Err(ApiError::body_too_large(limits.body_bytes));
-        }
-        let mut reservation = app.body_bytes.reservation();
-        let reading = read(&mut body, limits.body_bytes, announced, &mut reservation);
-        let bytes = match tokio::time::timeout(limits.body_timeout, reading).await {
-            Ok(Ok(bytes)) => bytes,
-            Ok(Err(error)) => {
-                discard(body, limits.body_bytes).await;
-                return Err(error);
-            }
-            Err(_) => return Err(ApiError::body_timeout(limits.body_timeout)),
-        };
+        let (bytes, reservation) = whole(request, app, app.config.limits.body_bytes).await?;
         let is_large = bytes.len() >= LARGE_BYTES;
         let read = move || {
             if let Some(meter) = meter {
@@ -69,6 +49,53 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<SharedApp> for JsonBody<T
             value,
             bytes: reservation,
         })
+    }
+}
+
+/// A form of the pages is not longer.
+const FORM_BYTES: usize = 16 * 1024;
+
+/// The fields of a form that was sent as browsers do.
+///
+/// # Errors
+/// [`ApiError`] for a body that is too long or too late, or lacks a field.
+pub(crate) async fn form<T: DeserializeOwned>(
+    request: Request,
+    app: &SharedApp,
+) -> Result<T, ApiError> {
+    let (bytes, _reservation) = whole(request, app, FORM_BYTES).await?;
+    serde_urlencoded::from_bytes(&bytes).map_err(|error| {
+        let message = error.to_string();
+        ApiError::invalid(format!("The form cannot be read: {}", shortened(&message)))
+    })
+}
+
+/// All bytes of a body that is no longer than this, and the room that they take.
+async fn whole(
+    request: Request,
+    app: &SharedApp,
+    max_bytes: usize,
+) -> Result<(Bytes, Reservation), ApiError> {
+    let announced = request
+        .headers()
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse::<usize>().ok())
+        .unwrap_or(0);
+    let mut body = request.into_body();
+    if announced > max_bytes {
+        discard(body, max_bytes).await;
+        return Err(ApiError::body_too_large(max_bytes));
+    }
+    let mut reservation = app.body_bytes.reservation();
+    let reading = read(&mut body, max_bytes, announced, &mut reservation);
+    let timeout = app.config.limits.body_timeout;
+    match tokio::time::timeout(timeout, reading).await {
+        Ok(Ok(bytes)) => Ok((bytes, reservation)),
+        Ok(Err(error)) => {
+            discard(body, max_bytes).await;
+            Err(error)
+        }
+        Err(_) => Err(ApiError::body_timeout(timeout)),
     }
 }
 

@@ -154,6 +154,15 @@ impl ApiError {
         Self::unauthorized("Incorrect API key provided")
     }
 
+    /// A form that did not come from our own page, or from one that is too old.
+    pub fn strange_form() -> Self {
+        Self::new(
+            Kind::Forbidden,
+            "This form is too old or came from elsewhere; open the page again and send it from there",
+        )
+        .code("strange_form")
+    }
+
     /// Someone guesses keys.
     pub fn too_many_wrong_keys(retry_after: Duration) -> Self {
         Self::new(Kind::RateLimited, "Too many incorrect API keys were sent")
@@ -563,6 +572,16 @@ impl Family {
 /// A page that says that there is none, with the status of that.
 pub(crate) fn missing_page(mut page: Response) -> Response {
     *page.status_mut() = StatusCode::NOT_FOUND;
+    page
+}
+
+/// A page that says what went wrong, with the status of that. Whoever reads pages reads no JSON.
+pub(crate) fn failed_page(error: &ApiError, mut page: Response) -> Response {
+    *page.status_mut() = error.kind.words().0;
+    if let Some(seconds) = error.retry_after_s() {
+        page.headers_mut()
+            .insert(header::RETRY_AFTER, seconds.into());
+    }
     page
 }
 

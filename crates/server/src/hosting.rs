@@ -9,7 +9,8 @@ use tokio::sync::Semaphore;
 use crate::error::ApiError;
 use crate::metering::limits;
 use crate::metering::{PicoUsd, Price, Rates, Refusal};
-use crate::store::keys::{self, DEFAULT_PREFIX, Key};
+use crate::store::accounts::{self, Account, Change};
+use crate::store::keys::{self, DEFAULT_PREFIX, Key, KeyOptions, NewKey, Scope};
 use crate::store::{DatabaseError, Location, RetryWindow, Store, StoreError, Time};
 
 /// What an operator decides about a hosted service.
@@ -92,6 +93,8 @@ const MAX_KNOWN: usize = 10_000;
 /// The answer to a wrong key waits so long, and so many wait at once: 128 guesses a second.
 const WRONG_DELAY: Duration = Duration::from_millis(500);
 const MAX_WRONG: usize = 64;
+/// Why such an account has credit.
+const FREE_CREDIT: &str = "free credit";
 /// Accounts that strangers may open.
 const SIGN_UPS_PER_MINUTE: u64 = 30;
 
@@ -126,8 +129,7 @@ impl Hosting {
             && let Some(key) = self.key(id).await?
         {
             let now = Time::now();
-            let is_over = key.revoked_at.is_some() || key.expires_at.is_some_and(|end| end <= now);
-            if key.secrets.accept(secret.as_bytes(), now) && !is_over {
+            if key.secrets.accept(secret.as_bytes(), now) && !key.is_over(now) {
                 return Ok(key);
             }
         }
@@ -199,6 +201,62 @@ impl Hosting {
             retry_after,
         })?;
         Ok(())
+    }
+
+    /// Opens an account with the free credit and its first key, where the operator allows it.
+    ///
+    /// # Errors
+    /// 403 where nobody may, or not without an invitation; 429 for too many of them.
+    pub async fn sign_up(
+        &self,
+        name: Option<String>,
+        invitation: Option<String>,
+    ) -> Result<(Account, NewKey), ApiError> {
+        let is_invited = match self.config.sign_up {
+            SignUp::Off => {
+                return Err(ApiError::sign_up_refused(
+                    "Accounts are opened by the operator of this server",
+                ));
+            }
+            SignUp::Invite if invitation.is_none() => {
+                return Err(ApiError::sign_up_refused(
+                    "An account needs an invitation, expected its code in `invitation`",
+                ));
+            }
+            SignUp::Invite => true,
+            SignUp::Open => false,
+        };
+        self.take_sign_up(Time::now())?;
+        let Some(name) = name else {
+            return Err(ApiError::invalid_param(
+                "name",
+                "The field `name` is missing, expected what the account is called",
+            ));
+        };
+        let (credit, prefix) = (self.config.free_credit, self.config.key_prefix.clone());
+        let opened = self.store.write(move |database| {
+            let change = Change {
+                actor: "sign-up",
+                now: Time::now(),
+            };
+            let account = accounts::create(database, change, &name, true)?;
+            if let (true, Some(code)) = (is_invited, invitation) {
+                accounts::accept_invitation(database, change.now, &code, &account.id)?;
+            }
+            let account = if credit > PicoUsd::ZERO {
+                accounts::grant(database, change, &account.id, credit, Some(FREE_CREDIT))?
+            } else {
+                account
+            };
+            let options = KeyOptions {
+                name: "first".to_owned(),
+                scopes: vec![Scope::Embed, Scope::Account],
+                ..KeyOptions::default()
+            };
+            let key = keys::create(database, change, &account.id, &prefix, &options)?;
+            Ok::<_, StoreError>((account, key))
+        });
+        Ok(opened.await?)
     }
 
     /// Forgets a key that was changed here, so that it is read anew.

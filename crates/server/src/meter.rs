@@ -115,7 +115,7 @@ impl Meter {
         }
     }
 
-    /// Lets the work in and sets its price aside. Gives the price.
+    /// Lets the work in and sets its price aside. Gives the price. Tasks come with their tokens.
     ///
     /// # Errors
     /// 402 where credit or budget do not cover it, 403 for models and tasks that are not this key's,
@@ -123,21 +123,24 @@ impl Meter {
     pub(crate) async fn admit(
         &self,
         model: &Model,
-        tasks: &[&str],
-        tokens: usize,
+        tasks: Vec<(&str, usize)>,
     ) -> Result<PicoUsd, ApiError> {
-        self.check_reach(model.id(), tasks)?;
+        self.check_reach(model.id(), &tasks)?;
         let digest = {
             let mut readings = self.readings();
             readings.was_counted = true;
             readings.body_digest
         };
         let work = WorkRequest {
-            tokens: tokens as u64,
+            tokens: tasks.iter().map(|(_, tokens)| *tokens as u64).sum(),
             price: self.hosting.price(model.id()).of_token(self.tier),
             model: model.id().to_owned(),
             tier: self.tier,
             request_id: self.request_id.clone(),
+            tasks: tasks
+                .into_iter()
+                .map(|(task, tokens)| (task.to_owned(), tokens as u64))
+                .collect(),
             digest,
         };
         let store = &self.hosting.store;
@@ -167,7 +170,7 @@ impl Meter {
     }
 
     /// Whether the key may call this model under these tasks.
-    fn check_reach(&self, model: &str, tasks: &[&str]) -> Result<(), ApiError> {
+    fn check_reach(&self, model: &str, tasks: &[(&str, usize)]) -> Result<(), ApiError> {
         let is_among = |list: &Option<Vec<String>>, name: &str| {
             list.as_ref()
                 .is_none_or(|list| list.iter().any(|known| known == name))
@@ -175,8 +178,11 @@ impl Meter {
         if !is_among(&self.key.models, model) {
             return Err(ApiError::not_allowed("model", model));
         }
-        match tasks.iter().find(|task| !is_among(&self.key.tasks, task)) {
-            Some(task) => Err(ApiError::not_allowed("task", task)),
+        match tasks
+            .iter()
+            .find(|(task, _)| !is_among(&self.key.tasks, task))
+        {
+            Some((task, _)) => Err(ApiError::not_allowed("task", task)),
             None => Ok(()),
         }
     }

@@ -734,6 +734,7 @@ async fn a_server_that_lost_its_batch_bills_nothing() {
             model: "mini".to_owned(),
             tier: Tier::Batch,
             request_id: format!("{}-{number}", batch.id),
+            tasks: Vec::new(),
             digest: None,
         };
         store.admit_line(&key_id, work)

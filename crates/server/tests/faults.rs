@@ -62,6 +62,7 @@ fn work(request_id: String) -> WorkRequest {
         model: "mini".to_owned(),
         tier: Tier::Realtime,
         request_id,
+        tasks: vec![("raw".to_owned(), 100)],
         digest: None,
     }
 }

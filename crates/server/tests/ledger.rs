@@ -19,10 +19,12 @@ use quintet_server::metering::{PicoUsd, Rates, Refusal};
 use quintet_server::store::accounts::{self, Change};
 use quintet_server::store::books::{Books, Hold, RetryWindow};
 use quintet_server::store::keys::{self, KeyLimits, KeyOptions, Scope};
+use quintet_server::store::ledger::{self, Selection, UsageBy};
 use quintet_server::store::sqlite::Sqlite;
+use quintet_server::store::usage::{self, Sum};
 use quintet_server::store::{
-    Database, DatabaseError, Durability, Settled, StoreError, Time, WorkRequest, ledger,
-    migrations, transaction,
+    Database, DatabaseError, Durability, Settled, StoreError, Time, WorkRequest, migrations,
+    transaction,
 };
 
 const RETRIES: RetryWindow = RetryWindow {
@@ -306,6 +308,9 @@ impl<'a> World<'a> {
             model: "mini".to_owned(),
             tier: Tier::Realtime,
             request_id: format!("req-{}", self.next_hold),
+            tasks: [("raw", tokens / 3), ("separation", tokens - tokens / 3)]
+                .map(|(task, tokens)| (task.to_owned(), tokens))
+                .to_vec(),
             digest,
         };
         self.next_hold += 1;
@@ -405,6 +410,22 @@ impl<'a> World<'a> {
 
     /// The sums of both.
     fn compare(&mut self) {
+        // Whatever the ledger says was used, the days say too.
+        let billed = ledger::usage(self.database, &Selection::default(), UsageBy::Account).unwrap();
+        let mut days: BTreeMap<String, Sum> = BTreeMap::new();
+        for part in usage::since(self.database, None, 0).unwrap() {
+            let sum = days.entry(part.account_id).or_default();
+            *sum = sum.plus(part.sum);
+        }
+        let billed = billed.into_iter().map(|it| {
+            let sum = Sum {
+                requests: it.requests,
+                tokens: it.tokens,
+                cost_usd: it.cost_usd,
+            };
+            (it.group, sum)
+        });
+        assert_eq!(days, billed.collect());
         let verified = ledger::verify(self.database, None).unwrap();
         let entries: i64 = self
             .model

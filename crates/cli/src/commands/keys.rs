@@ -49,7 +49,8 @@ struct CreateArgs {
     /// What the key is called
     #[arg(value_name = "NAME")]
     name: String,
-    /// What it may do: `embed` calls the model, `admin` changes accounts and keys. May be repeated
+    /// What it may do: `embed` calls the model, `account` changes the keys of its account, `admin` changes
+    /// all accounts and keys. May be repeated
     #[arg(long = "scope", value_name = "SCOPE", default_value = "embed")]
     scopes: Vec<Scope>,
     /// The only models that it may call, with commas

@@ -14,11 +14,11 @@ use crate::auth::{Auth, Caller};
 use crate::batcher::Tier;
 use crate::body::JsonBody;
 use crate::error::ApiError;
-use crate::hosting::{Hosting, SignUp};
+use crate::hosting::Hosting;
 use crate::metering::PicoUsd;
-use crate::store::accounts::{self, Account, Change};
-use crate::store::keys::{self, Key, KeyOptions, NewKey, Scope};
-use crate::store::{StoreError, Time};
+use crate::store::Time;
+use crate::store::accounts::{self, Account};
+use crate::store::keys::{self, Key, NewKey};
 use crate::wire::embeddings::EmbeddingsRequest;
 
 /// What a key's holder may see.
@@ -94,54 +94,7 @@ pub async fn sign_up(
         return Err(ApiError::no_accounts());
     };
     let SignUpRequest { name, invitation } = body.value;
-    let is_invited = match hosting.config.sign_up {
-        SignUp::Off => {
-            return Err(ApiError::sign_up_refused(
-                "Accounts are opened by the operator of this server",
-            ));
-        }
-        SignUp::Invite if invitation.is_none() => {
-            return Err(ApiError::sign_up_refused(
-                "An account needs an invitation, expected its code in `invitation`",
-            ));
-        }
-        SignUp::Invite => true,
-        SignUp::Open => false,
-    };
-    hosting.take_sign_up(Time::now())?;
-    let Some(name) = name else {
-        return Err(ApiError::invalid_param(
-            "name",
-            "The field `name` is missing, expected what the account is called",
-        ));
-    };
-    let (credit, prefix) = (
-        hosting.config.free_credit,
-        hosting.config.key_prefix.clone(),
-    );
-    let opened = hosting.store.write(move |database| {
-        let change = Change {
-            actor: "sign-up",
-            now: Time::now(),
-        };
-        let account = accounts::create(database, change, &name, true)?;
-        if let (true, Some(code)) = (is_invited, invitation) {
-            accounts::accept_invitation(database, change.now, &code, &account.id)?;
-        }
-        let account = if credit > PicoUsd::ZERO {
-            accounts::grant(database, change, &account.id, credit, Some("free credit"))?
-        } else {
-            account
-        };
-        let options = KeyOptions {
-            name: "first".to_owned(),
-            scopes: vec![Scope::Embed],
-            ..KeyOptions::default()
-        };
-        let key = keys::create(database, change, &account.id, &prefix, &options)?;
-        Ok::<_, StoreError>((account, key))
-    });
-    let (account, key) = opened.await?;
+    let (account, key) = hosting.sign_up(name, invitation).await?;
     let object = "account";
     let no_store = HeaderValue::from_static("no-store");
     let opened = SignedUp {

@@ -164,7 +164,7 @@ impl Chunked {
         service: &Service,
     ) -> Result<Rows, ApiError> {
         let len = self.tokens();
-        let cost = handling.admit(&service.model, [self.task], len).await?;
+        let cost = handling.admit(&service.model, [(self.task, len)]).await?;
         let sequences = self.windows.sequences.clone();
         let forwarded = service.batcher.forward(
             sequences,

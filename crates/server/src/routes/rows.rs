@@ -61,26 +61,28 @@ impl Handling {
         }
     }
 
-    /// Lets work of the model in, where it is metered. Gives its price.
+    /// Lets work of the model in, where it is metered: every text's task and tokens. Gives its price.
     ///
     /// # Errors
     /// [`ApiError`] where key, limits or credit do not reach so far.
     pub(crate) async fn admit(
         &self,
         model: &Model,
-        tasks: impl IntoIterator<Item = Task>,
-        tokens: usize,
+        texts: impl IntoIterator<Item = (Task, usize)>,
     ) -> Result<Option<PicoUsd>, ApiError> {
         let Some(meter) = &self.caller.meter else {
             return Ok(None);
         };
-        let mut names: Vec<&str> = tasks
-            .into_iter()
-            .map(|task| model.task_name(task))
-            .collect();
-        names.sort_unstable();
-        names.dedup();
-        meter.admit(model, &names, tokens).await.map(Some)
+        let mut tasks: Vec<(&str, usize)> = Vec::new();
+        for (task, tokens) in texts {
+            let name = model.task_name(task);
+            match tasks.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, sum)) => *sum += tokens,
+                None => tasks.push((name, tokens)),
+            }
+        }
+        tasks.sort_by_key(|(_, tokens)| std::cmp::Reverse(*tokens));
+        meter.admit(model, tasks).await.map(Some)
     }
 }
 
@@ -179,9 +181,11 @@ impl Texts {
         service: &Service,
     ) -> Result<Rows, ApiError> {
         let tokens = self.tokens();
-        let texts = self.tokenized.iter();
-        let tasks = texts.map(|text| text.prepared.sequence.task);
-        let cost = handling.admit(&service.model, tasks, tokens).await?;
+        let texts = self.tokenized.iter().map(|text| {
+            let sequence = &text.prepared.sequence;
+            (sequence.task, sequence.token_ids.len())
+        });
+        let cost = handling.admit(&service.model, texts).await?;
         let hidden_size = service.model.embedder.config().hidden_size;
         let empty = || Row {
             sum: vec![0.0; hidden_size],

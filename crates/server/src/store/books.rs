@@ -7,6 +7,7 @@ use super::batches::{self, Lease, Progress, StoredBatch};
 use super::database::{Database, DatabaseError, Row, Value};
 use super::ledger::{EntryKind, Event, Head};
 use super::time::Time;
+use super::usage::{self, DAY_MS, Slot, Sum};
 use crate::batcher::Tier;
 use crate::metering::admission::{self, Counters, Moment};
 use crate::metering::pricing::tier_name;
@@ -43,6 +44,8 @@ pub struct WorkRequest {
     pub tier: Tier,
     /// The request's id.
     pub request_id: String,
+    /// The same tokens by task, those with the most first; none where no task is told apart.
+    pub tasks: Vec<(String, u64)>,
     /// Hash of key and body: a request with the same is the same again. `None` for what is never
     /// sent twice.
     pub digest: Option<[u8; 32]>,
@@ -103,6 +106,7 @@ pub struct Books<'a> {
     retries: RetryWindow,
     accounts: HashMap<String, AccountMeter>,
     keys: HashMap<String, KeyMeter>,
+    usage: HashMap<Slot, Sum>,
 }
 
 impl<'a> Books<'a> {
@@ -125,6 +129,7 @@ impl<'a> Books<'a> {
             retries,
             accounts: HashMap::new(),
             keys: HashMap::new(),
+            usage: HashMap::new(),
         })
     }
 
@@ -286,6 +291,7 @@ impl<'a> Books<'a> {
             note: None,
         };
         self.append(PicoUsd(balance), event)?;
+        self.add_usage(hold);
         if let Some(digest) = hold.work.digest {
             let sql = "INSERT INTO answered (digest, at_ms, repeats) VALUES ($1, $2, 0) \
                        ON CONFLICT (digest) DO UPDATE SET at_ms = excluded.at_ms, repeats = 0";
@@ -383,6 +389,31 @@ impl<'a> Books<'a> {
         };
         self.append(PicoUsd(balance), event)?;
         Ok(Some(PicoUsd(balance)))
+    }
+
+    /// Behind the entry, so that the day is the entry's.
+    fn add_usage(&mut self, hold: &Hold) {
+        let day_ms = self.head.at_ms / DAY_MS * DAY_MS;
+        let whole = [(String::new(), hold.work.tokens)];
+        let tasks: &[(String, u64)] = match hold.work.tasks.as_slice() {
+            [] => &whole,
+            tasks => tasks,
+        };
+        for (index, (task, tokens)) in tasks.iter().enumerate() {
+            let tokens = i64::try_from(*tokens).unwrap_or(i64::MAX);
+            let slot = Slot {
+                account_id: hold.account_id.clone(),
+                day_ms,
+                key_id: hold.key_id.clone(),
+                task: task.clone(),
+            };
+            let sum = self.usage.entry(slot).or_default();
+            *sum = sum.plus(Sum {
+                requests: i64::from(index == 0),
+                tokens,
+                cost_usd: PicoUsd(hold.work.price.0.saturating_mul(tokens)),
+            });
+        }
     }
 
     fn append(&mut self, balance: PicoUsd, event: Event) -> Result<(), DatabaseError> {
@@ -528,7 +559,7 @@ impl<'a> Books<'a> {
             parameters.extend(counter_values(&key.counters));
             self.database.execute(sql, &parameters)?;
         }
-        Ok(())
+        usage::add(self.database, &self.usage)
     }
 }
 

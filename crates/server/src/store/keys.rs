@@ -12,6 +12,7 @@ use super::StoreError;
 use super::accounts::{self, Change, audit, check_name, rate_values};
 use super::books::rates;
 use super::database::{Database, DatabaseError, Row, Value};
+use super::sessions;
 use super::time::Time;
 use crate::metering::admission::month;
 use crate::metering::{PicoUsd, Rates};
@@ -22,18 +23,21 @@ use crate::metering::{PicoUsd, Rates};
 pub enum Scope {
     /// Call the model, and see what there is.
     Embed,
+    /// Change the keys of its own account.
+    Account,
     /// Change accounts, keys and credit.
     Admin,
 }
 
 impl Scope {
     /// Every scope.
-    pub const ALL: [Self; 2] = [Self::Embed, Self::Admin];
+    pub const ALL: [Self; 3] = [Self::Embed, Self::Account, Self::Admin];
 
     /// Its word.
     pub fn name(self) -> &'static str {
         match self {
             Self::Embed => "embed",
+            Self::Account => "account",
             Self::Admin => "admin",
         }
     }
@@ -47,7 +51,7 @@ impl fmt::Display for Scope {
 
 /// No scope has this name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{name}` is no scope, expected `embed` or `admin`")]
+#[error("`{name}` is no scope, expected `embed`, `account` or `admin`")]
 pub struct UnknownScope {
     name: String,
 }
@@ -273,6 +277,7 @@ pub fn rotate(
     if database.execute(sql, &parameters)? == 0 {
         return Err(StoreError::UnknownKey { id: id.to_owned() });
     }
+    sessions::close_all(database, id)?;
     let detail = format!("the secret before is accepted until {}", Time(until));
     audit(database, change, "keys.rotate", id, &detail)?;
     let key = find(database, id, change.now)?;
@@ -290,8 +295,27 @@ pub fn revoke(
 ) -> Result<Key, StoreError> {
     let sql = "UPDATE keys SET revoked_ms = $2 WHERE id = $1 AND revoked_ms IS NULL";
     database.execute(sql, &[id.into(), change.now.0.into()])?;
+    sessions::close_all(database, id)?;
     let key = find(database, id, change.now)?;
     audit(database, change, "keys.revoke", id, "")?;
+    Ok(key)
+}
+
+/// Calls a key otherwise.
+///
+/// # Errors
+/// [`StoreError::UnknownKey`], and [`StoreError::Name`] for a name that cannot be one.
+pub fn rename(
+    database: &mut dyn Database,
+    change: Change<'_>,
+    id: &str,
+    name: &str,
+) -> Result<Key, StoreError> {
+    check_name(name)?;
+    let sql = "UPDATE keys SET name = $2 WHERE id = $1";
+    database.execute(sql, &[id.into(), name.into()])?;
+    let key = find(database, id, change.now)?;
+    audit(database, change, "keys.rename", id, name)?;
     Ok(key)
 }
 
@@ -354,6 +378,11 @@ pub fn list(
 }
 
 impl Key {
+    /// Whether it was revoked, or its time is over.
+    pub fn is_over(&self, now: Time) -> bool {
+        self.revoked_at.is_some() || self.expires_at.is_some_and(|end| end <= now)
+    }
+
     fn read(row: &Row, now: Time) -> Result<Self, DatabaseError> {
         let list = |column| {
             let text = row.optional_text(column)?;

@@ -21,6 +21,10 @@ pub const MIGRATIONS: &[Migration] = &[
         version: 2,
         sql: include_str!("migrations/0002_batches.sql"),
     },
+    Migration {
+        version: 3,
+        sql: include_str!("migrations/0003_sessions_and_usage.sql"),
+    },
 ];
 
 /// Brings a database to the last version.

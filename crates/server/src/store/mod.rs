@@ -3,6 +3,7 @@
 //!
 //! - `database`: what is asked of either; `sqlite`, `postgres`: the two; `migrations`: the schema
 //! - `accounts`, `keys`: what operators change
+//! - `sessions`: people who are signed in; `usage`: what was billed, by day, key and task
 //! - `ledger`: the chain of entries; `books`: requests let in and billed, inside a transaction
 //! - `files`, `batches`: what callers leave to be worked off
 //! - `handle`, `writer`: the threads that own a connection each, and how requests reach them
@@ -21,8 +22,10 @@ pub mod ledger;
 pub mod migrations;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+pub mod sessions;
 pub mod sqlite;
 pub mod time;
+pub mod usage;
 mod writer;
 
 use std::path::PathBuf;

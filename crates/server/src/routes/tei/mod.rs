@@ -112,8 +112,9 @@ pub async fn embed_all(
     reservation
         .grow(tokens * (TOKENS_PER_ROW - 1))
         .map_err(|_| ApiError::overloaded(Duration::from_secs(1)))?;
-    let tasks = sequences.iter().map(|text| text.task);
-    handling.admit(&service.model, tasks, tokens).await?;
+    let texts = sequences.iter();
+    let texts = texts.map(|text| (text.task, text.token_ids.len()));
+    handling.admit(&service.model, texts).await?;
     for sequence in &mut sequences {
         sequence.spans = (0..sequence.token_ids.len())
             .map(|token| token..token + 1)
