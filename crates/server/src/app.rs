@@ -8,7 +8,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::{HeaderName, HeaderValue, Method};
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tokio::sync::watch;
@@ -200,7 +200,8 @@ pub fn router(app: &SharedApp) -> Router {
         // gigarouter's, and the same beside the others.
         .route("/account", get(account::account))
         .route("/v1/account", get(account::account))
-        .route_layer(guarded(Access::Account));
+        .route_layer(guarded(Access::Account))
+        .route_layer(from_fn(pages::account_for_browsers));
     let kept = Router::new()
         // OpenAI's, for requests that may take a day.
         .route(
@@ -254,7 +255,7 @@ pub fn router(app: &SharedApp) -> Router {
         .merge(kept)
         .merge(admin)
         .merge(open)
-        .merge(pages::routes())
+        .merge(pages::routes(app))
         .fallback(unknown_route)
         .method_not_allowed_fallback(unknown_method)
         .layer(unpacking)

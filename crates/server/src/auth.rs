@@ -141,6 +141,11 @@ fn key_in_query(query: Option<&str>) -> Option<&[u8]> {
     key.map(str::as_bytes)
 }
 
+/// Whether a key was sent, wherever it may stand.
+pub(crate) fn has_key(headers: &HeaderMap, query: Option<&str>) -> bool {
+    presented_key(headers).is_some() || key_in_query(query).is_some()
+}
+
 /// Middleware of every route that is not open to all: lets a caller in, notes who it is, and meters
 /// what it does.
 pub(crate) async fn check_access(

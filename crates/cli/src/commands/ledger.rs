@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Subcommand, ValueEnum};
-use quintet_server::store::ledger::{self, Entry, Noted, VerifyError};
-use quintet_server::store::{DatabaseError, Time};
+use quintet_server::store::DatabaseError;
+use quintet_server::store::ledger::{self, Noted, VerifyError, csv};
 
 use super::usage::SelectionArgs;
 use crate::failure::UserError;
@@ -125,37 +125,19 @@ fn verify(args: &VerifyArgs, settings: &Settings) -> anyhow::Result<()> {
     Ok(output.finish()?)
 }
 
-/// Columns of an exported line, as JSON names them.
-const COLUMNS: [&str; 14] = [
-    "seq",
-    "at",
-    "account_id",
-    "key_id",
-    "kind",
-    "amount_usd",
-    "balance_usd",
-    "tokens",
-    "price_usd_per_token",
-    "model",
-    "tier",
-    "request_id",
-    "note",
-    "hash",
-];
-
 fn export(args: &ExportArgs, settings: &Settings) -> anyhow::Result<()> {
     let mut state = args.state.open(settings)?;
     let mut output = Output::open(args.output.as_deref())?;
     let selection = args.selection.selection();
     if args.format == Format::Csv {
-        csv_line(&mut output, &COLUMNS.map(str::to_owned))?;
+        output.write_all(csv::line(csv::COLUMNS).as_bytes())?;
     }
     ledger::for_each(state.database(), &selection, |entry| {
-        let cells = cells(&entry);
+        let cells = csv::cells(&entry);
         match args.format {
-            Format::Csv => csv_line(&mut output, &cells)?,
+            Format::Csv => output.write_all(csv::line(cells).as_bytes())?,
             Format::Jsonl => {
-                let fields: serde_json::Map<_, _> = COLUMNS
+                let fields: serde_json::Map<_, _> = csv::COLUMNS
                     .iter()
                     .zip(cells)
                     .filter(|(_, cell)| !cell.is_empty())
@@ -177,61 +159,4 @@ enum ExportError {
     Database(#[from] DatabaseError),
     #[error(transparent)]
     Output(#[from] std::io::Error),
-}
-
-fn cells(entry: &Entry) -> [String; 14] {
-    let event = &entry.event;
-    let text = |text: &Option<String>| text.clone().unwrap_or_default();
-    [
-        entry.seq.to_string(),
-        Time(entry.at_ms).to_string(),
-        event.account_id.clone(),
-        text(&event.key_id),
-        event.kind.name().to_owned(),
-        event.amount.to_string(),
-        entry.balance.to_string(),
-        event.tokens.to_string(),
-        event.price.to_string(),
-        text(&event.model),
-        text(&event.tier),
-        text(&event.request_id),
-        text(&event.note),
-        ledger::hex_digits(&entry.hash),
-    ]
-}
-
-/// A line of RFC 4180. A cell that a spreadsheet would take for a formula gets an apostrophe.
-pub(super) fn csv_line(output: &mut Output, cells: &[String]) -> std::io::Result<()> {
-    let cells: Vec<String> = cells.iter().map(|cell| csv_cell(cell)).collect();
-    write!(output, "{}\r\n", cells.join(","))
-}
-
-fn csv_cell(cell: &str) -> String {
-    let is_number = cell
-        .bytes()
-        .all(|byte| byte.is_ascii_digit() || b"-.".contains(&byte));
-    let is_formula = cell.starts_with(['=', '+', '-', '@', '\t', '\r']) && !is_number;
-    let cell = if is_formula {
-        format!("'{cell}")
-    } else {
-        cell.to_owned()
-    };
-    if cell.contains([',', '"', '\n', '\r']) {
-        format!("\"{}\"", cell.replace('"', "\"\""))
-    } else {
-        cell
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn cells_stay_cells_and_formulas_become_texts() {
-        assert_eq!(csv_cell("-0.25"), "-0.25");
-        assert_eq!(csv_cell("a,\"b\""), "\"a,\"\"b\"\"\"");
-        assert_eq!(csv_cell("=cmd|' /C calc'!A0"), "'=cmd|' /C calc'!A0");
-        assert_eq!(csv_cell("-2+3"), "'-2+3");
-    }
 }

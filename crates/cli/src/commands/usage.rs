@@ -4,9 +4,8 @@ use std::io::Write;
 
 use clap::{Args, ValueEnum};
 use quintet_server::store::Time;
-use quintet_server::store::ledger::{self, Selection, Usage, UsageBy};
+use quintet_server::store::ledger::{self, Selection, Usage, UsageBy, csv};
 
-use super::ledger::csv_line;
 use crate::output::Output;
 use crate::settings::Settings;
 use crate::state::{StateArgs, day};
@@ -89,21 +88,12 @@ pub(crate) fn run(args: &UsageArgs, settings: &Settings) -> anyhow::Result<()> {
     if args.json {
         output.json(&usage)?;
     } else if args.csv {
-        csv_line(
-            &mut output,
-            &["group", "requests", "tokens", "cost_usd"].map(str::to_owned),
-        )?;
+        let names = csv::line(["group", "requests", "tokens", "cost_usd"]);
+        output.write_all(names.as_bytes())?;
         for row in &usage {
             let (requests, tokens) = (row.requests.to_string(), row.tokens.to_string());
-            csv_line(
-                &mut output,
-                &[
-                    row.group.clone(),
-                    requests,
-                    tokens,
-                    row.cost_usd.to_string(),
-                ],
-            )?;
+            let line = csv::line([&row.group, &requests, &tokens, &row.cost_usd.to_string()]);
+            output.write_all(line.as_bytes())?;
         }
     } else {
         let number = |number: i64| grouped(usize::try_from(number).unwrap_or_default());

@@ -18,9 +18,10 @@ macro_rules! asset {
     };
 }
 
-const FILES: [(&str, &str, &str); 12] = [
+const FILES: [(&str, &str, &str); 13] = [
     asset!("page.css", CSS),
     asset!("icon.svg", "image/svg+xml"),
+    asset!("account.js", SCRIPT),
     asset!("models.js", SCRIPT),
     asset!("model.js", SCRIPT),
     asset!("copy.js", SCRIPT),

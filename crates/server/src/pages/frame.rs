@@ -24,6 +24,8 @@ pub(super) struct Frame {
     pub(super) version: &'static str,
     /// Whether callers need a key.
     pub(super) is_keyed: bool,
+    /// Whether there are accounts to sign in to.
+    pub(super) has_accounts: bool,
     /// The page's own path, for the mark in the menu.
     pub(super) path: &'static str,
 }
@@ -36,6 +38,7 @@ impl Frame {
             release: env!("CARGO_PKG_VERSION"),
             version: &VERSION,
             is_keyed: !matches!(app.auth, Auth::Open),
+            has_accounts: matches!(app.auth, Auth::Accounts(_)),
             path,
         }
     }
@@ -53,8 +56,11 @@ fn origin(app: &App, headers: &HeaderMap) -> String {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-.:[]_".contains(&byte);
         (1..=255).contains(&host.len()) && host.bytes().all(plain)
     };
-    let is_https = app.config.tls.is_some() || text("x-forwarded-proto") == Some("https");
-    let scheme = if is_https { "https" } else { "http" };
+    let scheme = if is_https(app, headers) {
+        "https"
+    } else {
+        "http"
+    };
     let host = text(header::HOST.as_str()).filter(is_plain);
     match (host, &app.config.listen) {
         (Some(host), _) => format!("{scheme}://{host}"),
@@ -63,13 +69,28 @@ fn origin(app: &App, headers: &HeaderMap) -> String {
     }
 }
 
+/// Whether the visitor's connection is encrypted, up to us or to the proxy before us.
+pub(super) fn is_https(app: &App, headers: &HeaderMap) -> bool {
+    let proto = headers.get("x-forwarded-proto");
+    app.config.tls.is_some() || proto.is_some_and(|proto| proto.as_bytes() == b"https")
+}
+
 /// A page as an answer.
 pub(super) fn page(template: &impl Template) -> Response {
+    written(template, "no-cache")
+}
+
+/// A page that nobody shall keep: it is about an account, or has a key in it.
+pub(super) fn private_page(template: &impl Template) -> Response {
+    written(template, "no-store")
+}
+
+fn written(template: &impl Template, cache: &'static str) -> Response {
     match template.render() {
         Ok(html) => {
             let headers = [
                 (header::CONTENT_SECURITY_POLICY, POLICY),
-                (header::CACHE_CONTROL, "no-cache"),
+                (header::CACHE_CONTROL, cache),
                 (header::REFERRER_POLICY, "no-referrer"),
                 (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
                 (header::VARY, "accept, host"),

@@ -8,7 +8,7 @@ use axum::response::Response;
 
 use super::frame::{self, Frame};
 use super::model::called;
-use crate::app::SharedApp;
+use crate::app::{App, SharedApp};
 use crate::catalogue::{Entry, Status};
 
 #[derive(Template)]
@@ -36,27 +36,28 @@ const TASKS: [&str; 6] = [
     "raw",
 ];
 
+/// The tasks of the model in service, which knows best; the usual ones while it is loaded.
+pub(super) fn tasks(app: &App) -> Vec<String> {
+    match app.service_now() {
+        Some(service) => service.model.tasks().map(str::to_owned).collect(),
+        None => TASKS.map(str::to_owned).to_vec(),
+    }
+}
+
 /// `GET /playground`.
 pub(super) async fn page(State(app): State<SharedApp>, headers: HeaderMap) -> Response {
     let entry = app.served_entry();
     let service = app.service_now();
-    // The model in service knows best; the catalogue speaks for it while it is loaded.
-    let (tasks, dimensions) = match &service {
-        Some(service) => (
-            service.model.tasks().map(str::to_owned).collect(),
-            service
-                .model
-                .embedder
-                .config()
-                .matryoshka_dimensions
-                .clone(),
-        ),
-        None => (
-            TASKS.map(str::to_owned).to_vec(),
-            entry.map_or(Vec::new(), |it| {
-                it.dimensions.iter().map(|&size| size as usize).collect()
-            }),
-        ),
+    let dimensions = match &service {
+        Some(service) => service
+            .model
+            .embedder
+            .config()
+            .matryoshka_dimensions
+            .clone(),
+        None => entry.map_or(Vec::new(), |it| {
+            it.dimensions.iter().map(|&size| size as usize).collect()
+        }),
     };
     frame::page(&Playground {
         frame: Frame::new(&app, &headers, "/playground"),
@@ -67,7 +68,7 @@ pub(super) async fn page(State(app): State<SharedApp>, headers: HeaderMap) -> Re
             (None, None) => "model".to_owned(),
         },
         entry,
-        tasks,
+        tasks: tasks(&app),
         full: dimensions.last().copied().unwrap_or_default(),
         dimensions,
         price: app

@@ -176,7 +176,7 @@ fn exposed<S: Serializer>(text: &SecretString, serializer: S) -> Result<S::Ok, S
 const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
 
 /// Random digits, 5 bits each.
-pub(super) fn random_text(digits: usize) -> Result<String, StoreError> {
+pub(crate) fn random_text(digits: usize) -> Result<String, StoreError> {
     let mut bytes = vec![0; digits];
     getrandom::fill(&mut bytes).map_err(|_| StoreError::Random)?;
     let digit = |byte: u8| char::from(ALPHABET[usize::from(byte) % ALPHABET.len()]);

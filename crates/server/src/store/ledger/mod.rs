@@ -1,7 +1,9 @@
 //! The ledger: append-only, every entry chained by hash to the one before.
 //!
-//! - here: entries and the end of the chain; `reading`: pages and sums; `verify`: the proof
+//! - here: entries and the end of the chain; `reading`: pages and sums; `csv`: entries for spreadsheets;
+//!   `verify`: the proof
 
+pub mod csv;
 mod reading;
 mod verify;
 
@@ -11,7 +13,7 @@ use sha2::{Digest, Sha256};
 use super::database::{Database, DatabaseError, Row, Value};
 use crate::metering::PicoUsd;
 
-pub use reading::{Selection, Usage, UsageBy, for_each, page, usage};
+pub use reading::{Selection, Usage, UsageBy, credits, for_each, latest, page, usage};
 pub use verify::{Noted, Verified, VerifyError, verify};
 
 /// What an entry records.

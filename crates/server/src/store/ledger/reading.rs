@@ -53,14 +53,62 @@ pub fn page(
     after: i64,
     limit: i64,
 ) -> Result<Vec<Entry>, DatabaseError> {
-    let mut sql = "SELECT seq, at_ms, account_id, key_id, kind, amount, balance, tokens, price, model, tier, \
-                   request_id, note, hash FROM ledger WHERE seq > $1"
-        .to_owned();
+    let mut sql = format!("SELECT {COLUMNS} FROM ledger WHERE seq > $1");
     let mut parameters: Vec<Value> = vec![after.into()];
     selection.narrow(&mut sql, &mut parameters);
     parameters.push(limit.into());
     sql.push_str(&format!(" ORDER BY seq LIMIT ${}", parameters.len()));
     let rows = database.query(&sql, &parameters)?;
+    rows.iter().map(Entry::read).collect()
+}
+
+const COLUMNS: &str = "seq, at_ms, account_id, key_id, kind, amount, balance, tokens, price, model, tier, \
+                       request_id, note, hash";
+
+/// At most `limit` entries of an account, newest first, from the one before the place `before` on.
+///
+/// # Errors
+/// [`DatabaseError`].
+pub fn latest(
+    database: &mut dyn Database,
+    account_id: &str,
+    before: Option<i64>,
+    limit: i64,
+) -> Result<Vec<Entry>, DatabaseError> {
+    let end = match before {
+        Some(seq) => {
+            let sql = "SELECT at_ms FROM ledger WHERE seq = $1";
+            let rows = database.query(sql, &[seq.into()])?;
+            let at_ms = rows.first().map(|row| row.int(0)).transpose()?;
+            at_ms.map(|at_ms| (at_ms, seq))
+        }
+        None => None,
+    };
+    let (at_ms, seq) = end.unwrap_or((i64::MAX, i64::MAX));
+    // Times never go back, so the index by account and time has them in the ledger's order.
+    let sql = format!(
+        "SELECT {COLUMNS} FROM ledger WHERE account_id = $1 AND (at_ms, seq) < ($2, $3) \
+         ORDER BY at_ms DESC, seq DESC LIMIT $4"
+    );
+    let parameters: [Value; 4] = [account_id.into(), at_ms.into(), seq.into(), limit.into()];
+    let rows = database.query(&sql, &parameters)?;
+    rows.iter().map(Entry::read).collect()
+}
+
+/// At most `limit` entries of credit that an account was given, newest first.
+///
+/// # Errors
+/// [`DatabaseError`].
+pub fn credits(
+    database: &mut dyn Database,
+    account_id: &str,
+    limit: i64,
+) -> Result<Vec<Entry>, DatabaseError> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM ledger WHERE kind = 'credit' AND account_id = $1 \
+         ORDER BY seq DESC LIMIT $2"
+    );
+    let rows = database.query(&sql, &[account_id.into(), limit.into()])?;
     rows.iter().map(Entry::read).collect()
 }
 
