@@ -16,7 +16,7 @@
 //! - [`hosting`], [`meter`]: accounts' keys, and each request counted and billed; [`metering`]: prices
 //!   and limits, pure; [`store`]: accounts, keys and the ledger in a database
 //! - [`jobs`]: files and batches, worked off beneath the requests that someone waits for
-//! - [`budget`], [`config`], [`metrics`]
+//! - [`budget`], [`config`], [`metrics`], `recent`: what was counted in the last minutes
 //!
 //! [`Server::bind`] listens, [`Server::run`] loads the model and serves until it is told to stop.
 
@@ -37,6 +37,7 @@ pub mod metrics;
 pub mod model;
 pub mod observe;
 mod pages;
+mod recent;
 pub mod routes;
 pub mod segments;
 pub mod serve;

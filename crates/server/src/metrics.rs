@@ -1,7 +1,7 @@
 //! What is counted, in Prometheus' terms.
 
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -11,6 +11,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::batcher::StepTimes;
+use crate::recent::Recent;
 
 /// A request by what it hit and how it ended. The route is the pattern, never the path as sent, so
 /// that strangers cannot make up series.
@@ -51,6 +52,8 @@ pub struct Metrics {
     queued_tokens: Gauge,
     body_bytes: Gauge,
     ready: Gauge<u64, AtomicU64>,
+    /// What the operator's page shows: the buckets above are too coarse for it.
+    pub(crate) recent: Recent,
 }
 
 /// 0.5 ms to 131 s, doubling: from a cached proxy's pace to a document of 8192 tokens on one core.
@@ -78,6 +81,7 @@ impl Default for Metrics {
             queued_tokens: Gauge::default(),
             body_bytes: Gauge::default(),
             ready: Gauge::default(),
+            recent: Recent::default(),
         };
         metrics.register();
         metrics
@@ -165,12 +169,14 @@ impl Metrics {
             .get_or_create(&Request { route, status })
             .inc();
         self.request_seconds.observe(elapsed.as_secs_f64());
+        self.recent.answered(Instant::now(), status);
     }
 
     /// Texts were embedded.
     pub(crate) fn embedded(&self, inputs: usize, tokens: usize, times: StepTimes) {
         self.inputs.inc_by(inputs as u64);
         self.tokens.inc_by(tokens as u64);
+        self.recent.embedded(Instant::now(), tokens, times);
         let steps = [
             ("tokenize", times.tokenize),
             ("queue", times.queue),
@@ -188,6 +194,11 @@ impl Metrics {
         self.batch_tokens.observe(tokens as f64);
         self.batch_inputs.observe(inputs as f64);
         self.batch_seconds.observe(elapsed.as_secs_f64());
+    }
+
+    /// Connections that are open now.
+    pub(crate) fn open_connections(&self) -> u64 {
+        self.connections.get().unsigned_abs()
     }
 
     /// A batch began between two steps of another.

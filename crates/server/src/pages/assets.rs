@@ -18,10 +18,11 @@ macro_rules! asset {
     };
 }
 
-const FILES: [(&str, &str, &str); 13] = [
+const FILES: [(&str, &str, &str); 14] = [
     asset!("page.css", CSS),
     asset!("icon.svg", "image/svg+xml"),
     asset!("account.js", SCRIPT),
+    asset!("live.js", SCRIPT),
     asset!("models.js", SCRIPT),
     asset!("model.js", SCRIPT),
     asset!("copy.js", SCRIPT),

@@ -12,6 +12,7 @@ use crate::store::keys::{Key, KeyLimits};
 
 /// Names and texts, in the order of the form.
 #[derive(Debug, Clone, Default, Deserialize)]
+#[serde(transparent)]
 pub(super) struct Fields(Vec<(String, String)>);
 
 impl Fields {
@@ -25,16 +26,29 @@ impl Fields {
 
     /// A key's name and limits, to be changed.
     pub(super) fn of_key(key: &Key) -> Self {
-        let number = |number: Option<u64>| number.map(|it| it.to_string()).unwrap_or_default();
         let budget = key.monthly_budget_usd.map(|it| it.to_string());
-        let fields = [
-            ("name", key.name.clone()),
-            ("monthly_budget", budget.unwrap_or_default()),
-            ("requests_per_minute", number(key.limits.requests_per_minute)),
-            ("tokens_per_minute", number(key.limits.tokens_per_minute)),
-            ("concurrent_requests", number(key.limits.concurrent_requests)),
-        ];
-        Self(fields.map(|(name, text)| (name.to_owned(), text)).into())
+        let mut fields = Self::of_rates(key.limits);
+        fields.push("name", key.name.clone());
+        fields.push("monthly_budget", budget.unwrap_or_default());
+        fields
+    }
+
+    /// Limits, to be changed.
+    pub(super) fn of_rates(rates: Rates) -> Self {
+        let mut fields = Self::default();
+        for (name, limit) in [
+            ("requests_per_minute", rates.requests_per_minute),
+            ("tokens_per_minute", rates.tokens_per_minute),
+            ("concurrent_requests", rates.concurrent_requests),
+        ] {
+            let text = limit.map(|limit| limit.to_string());
+            fields.push(name, text.unwrap_or_default());
+        }
+        fields
+    }
+
+    fn push(&mut self, name: &str, text: String) {
+        self.0.push((name.to_owned(), text));
     }
 
     /// The text of a field, without blanks around it; empty where there is none.
@@ -83,8 +97,7 @@ impl Fields {
         Ok(Rates {
             requests_per_minute: self.count("requests_per_minute", "Requests a minute")?,
             tokens_per_minute: self.count("tokens_per_minute", "Tokens a minute")?,
-            concurrent_requests: self
-                .count("concurrent_requests", "Requests at the same time")?,
+            concurrent_requests: self.count("concurrent_requests", "Requests at the same time")?,
         })
     }
 

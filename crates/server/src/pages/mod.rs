@@ -9,6 +9,7 @@
 //! - `charts`: scores as shapes; `quick_start`: code with the visitor's own address; `numbers`: in words
 
 mod account;
+mod admin;
 mod assets;
 mod charts;
 mod compare;
@@ -42,7 +43,10 @@ pub(crate) fn routes(app: &SharedApp) -> Router<SharedApp> {
     let behind_the_door = Router::new()
         .route("/sign-in", get(sign_in::page).post(sign_in::sign_in))
         .route("/sign-out", post(sign_in::sign_out))
-        .route("/sign-up", get(sign_in::sign_up_page).post(sign_in::sign_up))
+        .route(
+            "/sign-up",
+            get(sign_in::sign_up_page).post(sign_in::sign_up),
+        )
         .route("/account/overview", get(account::overview))
         .route(
             "/account/keys",
@@ -56,6 +60,26 @@ pub(crate) fn routes(app: &SharedApp) -> Router<SharedApp> {
         .route("/account/keys/{id}/revoke", post(account::keys::revoke))
         .route("/account/ledger", get(account::ledger::page))
         .route("/account/ledger.csv", get(account::ledger::download))
+        .route("/admin", get(|| async { Redirect::to("/admin/live") }))
+        .route("/admin/live", get(admin::live::page))
+        .route(
+            "/admin/accounts",
+            get(admin::accounts::page).post(admin::accounts::create),
+        )
+        .route("/admin/invitations", post(admin::accounts::invite))
+        .route("/admin/accounts/{id}", get(admin::accounts::one))
+        .route("/admin/accounts/{id}/credit", post(admin::accounts::grant))
+        .route("/admin/accounts/{id}/limits", post(admin::accounts::limit))
+        .route("/admin/accounts/{id}/closed", post(admin::accounts::close))
+        .route(
+            "/admin/accounts/{id}/keys",
+            post(admin::accounts::create_key),
+        )
+        .route(
+            "/admin/accounts/{id}/keys/{key}/revoke",
+            post(admin::accounts::revoke_key),
+        )
+        .route("/admin/audit", get(admin::audit))
         .route_layer(from_fn_with_state(app.clone(), failures_as_pages));
     Router::new()
         .route("/", get(models::page))

@@ -258,7 +258,9 @@ impl FromRequestParts<SharedApp> for AdminVisit {
 pub(super) struct Posted<V>(pub(super) V, pub(super) Fields);
 
 /// What both kinds of visit are.
-pub(super) trait Visiting: FromRequestParts<SharedApp, Rejection = TurnedAway> + Send {
+pub(super) trait Visiting:
+    FromRequestParts<SharedApp, Rejection = TurnedAway> + Send
+{
     /// The visit.
     fn visit(&self) -> &Visit;
 }

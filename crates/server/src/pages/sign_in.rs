@@ -128,7 +128,11 @@ fn place(next: &str) -> &str {
 }
 
 /// The fields of a form that nobody needs to be signed in for.
-async fn fields(app: &SharedApp, headers: &HeaderMap, request: Request) -> Result<Fields, ApiError> {
+async fn fields(
+    app: &SharedApp,
+    headers: &HeaderMap,
+    request: Request,
+) -> Result<Fields, ApiError> {
     let fields = Fields::read(request, app).await?;
     let secret = Cookie::Form.read(app, headers);
     let secret = secret.ok_or_else(ApiError::strange_form)?;
@@ -154,7 +158,7 @@ pub(super) async fn sign_in(
     Ok(answer)
 }
 
-/// Opens a session and gives its cookie along.
+/// Opens a session in place of the one before and gives its cookie along.
 async fn open_session(
     app: &App,
     hosting: &Hosting,
@@ -163,7 +167,11 @@ async fn open_session(
     answer: &mut Response,
 ) -> Result<(), ApiError> {
     let key_id = key_id.to_owned();
+    let before = Cookie::Session.read(app, headers);
     let opened = hosting.store.write(move |database| {
+        if let Some(before) = before {
+            sessions::close(database, &before)?;
+        }
         let change = Change {
             actor: &key_id,
             now: Time::now(),

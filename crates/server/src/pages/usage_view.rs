@@ -68,10 +68,7 @@ impl ShownQuery {
         let named = |it: &Measure| Some(it.word()) == self.show.as_deref();
         Shown {
             days: asked.filter(|days| DAYS.contains(days)).unwrap_or(30),
-            measure: measures
-                .into_iter()
-                .find(named)
-                .unwrap_or(Measure::Dollars),
+            measure: measures.into_iter().find(named).unwrap_or(Measure::Dollars),
         }
     }
 }
@@ -312,10 +309,7 @@ pub(super) fn minute(time: Time) -> String {
 
 fn written(ms: i64, format: &str) -> String {
     match Timestamp::from_millisecond(ms) {
-        Ok(time) => time
-            .to_zoned(TimeZone::UTC)
-            .strftime(format)
-            .to_string(),
+        Ok(time) => time.to_zoned(TimeZone::UTC).strftime(format).to_string(),
         Err(_) => ms.to_string(),
     }
 }

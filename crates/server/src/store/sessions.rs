@@ -136,7 +136,9 @@ mod tests {
     fn the_secret_is_kept_nowhere_and_old_sessions_are_forgotten() {
         let (mut database, key_id, token) = with_session();
         let count = |database: &mut Sqlite| {
-            let rows = database.query("SELECT COUNT(*) FROM sessions", &[]).unwrap();
+            let rows = database
+                .query("SELECT COUNT(*) FROM sessions", &[])
+                .unwrap();
             rows[0].int(0).unwrap()
         };
         let rows = database.query("SELECT * FROM sessions", &[]).unwrap();

@@ -90,9 +90,10 @@ pub fn since(
     account_id: Option<&str>,
     day_ms: i64,
 ) -> Result<Vec<Part>, DatabaseError> {
-    let mut sql = "SELECT account_id, day_ms, key_id, task, requests, tokens, cost FROM usage_days \
+    let mut sql =
+        "SELECT account_id, day_ms, key_id, task, requests, tokens, cost FROM usage_days \
                    WHERE day_ms >= $1"
-        .to_owned();
+            .to_owned();
     let mut parameters: Vec<Value> = vec![day_ms.into()];
     if let Some(id) = account_id {
         sql.push_str(" AND account_id = $2");

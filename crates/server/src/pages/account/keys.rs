@@ -128,9 +128,7 @@ fn answered(page: Response, problem: Option<&ApiError>) -> Response {
 }
 
 /// `POST /account/keys`.
-pub(crate) async fn create(
-    Posted(visit, fields): Posted<Visit>,
-) -> Result<Response, ApiError> {
+pub(crate) async fn create(Posted(visit, fields): Posted<Visit>) -> Result<Response, ApiError> {
     visit.check_changes_keys()?;
     match made(&visit, &fields).await {
         Ok(NewKey { text, .. }) => {
@@ -260,9 +258,8 @@ pub(crate) async fn rotate(
     visit.check_changes_keys()?;
     let key = own_key(&visit, &id).await?;
     let prefix = visit.hosting.config.key_prefix.clone();
-    let rotated = visit.change(move |database, change| {
-        keys::rotate(database, change, &key.id, &prefix, GRACE_MS)
-    });
+    let rotated = visit
+        .change(move |database, change| keys::rotate(database, change, &key.id, &prefix, GRACE_MS));
     let NewKey { text, .. } = rotated.await?;
     visit.hosting.forget(&id);
     let made = Made {

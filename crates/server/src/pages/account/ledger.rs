@@ -138,7 +138,10 @@ pub(crate) async fn download(
             }
         }
     });
-    let name = format!("attachment; filename=\"ledger-{}.csv\"", visit.key.account_id);
+    let name = format!(
+        "attachment; filename=\"ledger-{}.csv\"",
+        visit.key.account_id
+    );
     let headers = [
         (header::CONTENT_TYPE, "text/csv; charset=utf-8".to_owned()),
         (header::CONTENT_DISPOSITION, name),
