@@ -701,3 +701,223 @@ fn a_long_ledger_comes_in_pages_and_as_one_file() {
         assert_eq!(page.status, 200, "{before}");
     }
 }
+
+#[test]
+fn an_operator_opens_credits_bounds_and_closes_accounts() {
+    let hosted = Hosted::priced();
+    let (_, admin) = hosted.key("Operators", &[Scope::Admin]);
+    let (_, other) = hosted.key("Herons", &[Scope::Embed]);
+    let browser = hosted.visitor(&admin);
+    let fields = [("name", "Storks Ltd"), ("credit", "2.50")];
+    let created = browser.send("/admin/accounts", "/admin/accounts", &fields);
+    assert_eq!(created.status, 303, "{}", created.body);
+    let path = created.header("location").to_owned();
+    let id = path.rsplit('/').next().unwrap();
+    assert!(browser.get("/admin/accounts").body.contains("Storks Ltd"));
+
+    let grant = format!("{path}/credit");
+    let fields = [("amount", "-0.5"), ("note", "returned")];
+    assert_eq!(browser.send(&path, &grant, &fields).status, 303);
+    for (amount, words) in [("much", "is no amount"), ("0", "expected an amount")] {
+        let refused = browser.send(&path, &grant, &[("amount", amount)]);
+        assert_eq!(refused.status, 400);
+        assert!(refused.body.contains(words));
+    }
+    let page = browser.get(&path).body;
+    assert!(page.contains("$2.00") && page.contains("returned"));
+
+    let fields = [("name", "shop"), ("scope", "embed"), ("scope", "account")];
+    let made = browser.send(&path, &format!("{path}/keys"), &fields);
+    let secret = made.shown_key().unwrap();
+    let body = r#"{"input": "a stork"}"#;
+    assert_eq!(browser.embed(&secret, body), 200);
+    let key_id = keys::parts(&secret).unwrap().0;
+
+    let limits = format!("{path}/limits");
+    let bounded = browser.send(&path, &limits, &[("tokens_per_minute", "1234")]);
+    assert_eq!(bounded.status, 303);
+    assert!(browser.get(&path).body.contains("at most 1,234 tokens a minute"));
+    assert_eq!(browser.send(&path, &limits, &[]).status, 303);
+    assert!(!browser.get(&path).body.contains("1,234"));
+
+    let closed = format!("{path}/closed");
+    assert_eq!(
+        browser.send(&path, &closed, &[("closed", "yes")]).status,
+        303
+    );
+    assert_eq!(browser.embed(&secret, r#"{"input": "closed"}"#), 403);
+    assert!(browser.get(&path).body.contains("Open the account again"));
+    assert_eq!(browser.send(&path, &closed, &[]).status, 303);
+    assert_eq!(browser.embed(&secret, r#"{"input": "open"}"#), 200);
+
+    // A key is revoked at its own account only.
+    let strange = format!("{path}/keys/{}/revoke", other.key.id);
+    assert_eq!(browser.send(&path, &strange, &[]).status, 404);
+    assert_eq!(browser.embed(text(&other), body), 200);
+    let own = format!("{path}/keys/{key_id}/revoke");
+    assert_eq!(browser.send(&path, &own, &[]).status, 303);
+    assert_eq!(browser.embed(&secret, body), 401);
+
+    let audit = browser.get("/admin/audit").body;
+    for words in [
+        "accounts.create",
+        "credit.grant",
+        "accounts.close",
+        "keys.revoke",
+        id,
+    ] {
+        assert!(audit.contains(words), "{words}");
+    }
+    let live = browser.get("/admin/live").body;
+    assert!(live.contains("Storks Ltd") && live.contains("Herons"));
+    assert!(live.contains("Of the last 4 requests"), "{live}");
+    assert_eq!(browser.get("/admin/accounts/acct-none").status, 404);
+    let admin_home = browser.get("/admin");
+    assert_eq!(admin_home.header("location"), "/admin/live");
+}
+
+#[test]
+fn nobody_but_an_operator_reaches_the_operators_pages() {
+    let hosted = Hosted::priced();
+    let (account, key) = hosted.key("Storks", &[Scope::Embed, Scope::Account]);
+    let browser = hosted.visitor(&key);
+    let of_account = format!("/admin/accounts/{account}");
+    for path in [
+        "/admin/live",
+        "/admin/accounts",
+        "/admin/audit",
+        &of_account,
+    ] {
+        let answer = browser.get(path);
+        assert_eq!(answer.status, 403, "{path}");
+        assert!(answer.body.contains("lacks the scope `admin`"));
+        assert_eq!(hosted.browser().get(path).status, 303, "{path}");
+    }
+    let token = browser.get("/account/keys").token();
+    let key_path = format!("keys/{}/revoke", key.key.id);
+    for action in [
+        "",
+        "/credit",
+        "/limits",
+        "/closed",
+        "/keys",
+        &format!("/{key_path}"),
+    ] {
+        let path = match action {
+            "" => "/admin/accounts".to_owned(),
+            action => format!("{of_account}{action}"),
+        };
+        let fields = [
+            ("form_token", token.as_str()),
+            ("name", "x"),
+            ("amount", "9"),
+        ];
+        assert_eq!(browser.post(&path, &fields).status, 403, "{path}");
+        assert_eq!(hosted.browser().post(&path, &fields).status, 303, "{path}");
+    }
+    assert_eq!(
+        browser
+            .post("/admin/invitations", &[("form_token", &token)])
+            .status,
+        403
+    );
+    let mut database = hosted.location.open().unwrap();
+    assert_eq!(accounts::list(&mut *database).unwrap().len(), 1);
+    assert!(browser.get("/account/overview").body.contains("$1.00"));
+}
+
+#[test]
+fn what_people_write_is_never_markup() {
+    let hosted = Hosted::start(HostingConfig {
+        sign_up: SignUp::Open,
+        ..HostingConfig::default()
+    });
+    let hostile = "\"'><img src=x onerror=alert(1)><script>alert(1)</script>&amp;";
+    let browser = hosted.browser();
+    let (_, admin) = hosted.key(hostile, &[Scope::Admin, Scope::Account]);
+    let clean = |page: &Page, at: &str| {
+        assert!(!page.body.contains("<img"), "{at}");
+        assert!(!page.body.contains("<script>"), "{at}");
+    };
+    let query = hostile
+        .replace('<', "%3C")
+        .replace('>', "%3E")
+        .replace('"', "%22");
+    clean(
+        &browser.get(&format!("/sign-in?next={}", query.replace(' ', "+"))),
+        "sign-in",
+    );
+    let fields = [("key", hostile), ("next", hostile)];
+    clean(&browser.send("/sign-in", "/sign-in", &fields), "wrong key");
+    let fields = [("name", hostile), ("invitation", hostile)];
+    clean(&browser.send("/sign-up", "/sign-up", &fields), "sign-up");
+    let visitor = hosted.visitor(&admin);
+    let account = format!("/admin/accounts/{}", admin.key.account_id);
+    for (from, path) in [
+        ("/account/keys", "/account/keys"),
+        ("/admin/accounts", "/admin/accounts"),
+        (account.as_str(), &format!("{account}/credit")),
+        (account.as_str(), &format!("{account}/keys")),
+        (account.as_str(), &format!("{account}/limits")),
+    ] {
+        // As a name and note that are kept, then in every field at once.
+        let kept = [("name", hostile), ("note", hostile), ("amount", "1")];
+        clean(&visitor.send(from, path, &kept), path);
+        let names = [
+            "name",
+            "note",
+            "amount",
+            "credit",
+            "task",
+            "default_task",
+            "end",
+            "scope",
+            "monthly_budget",
+            "requests_per_minute",
+            "tokens_per_minute",
+            "concurrent_requests",
+        ];
+        clean(
+            &visitor.send(from, path, &names.map(|name| (name, hostile))),
+            path,
+        );
+    }
+    for path in [
+        "/account/overview",
+        "/account/keys",
+        "/account/ledger",
+        "/admin/live",
+        "/admin/accounts",
+        "/admin/audit",
+        &account,
+    ] {
+        let page = visitor.get(path);
+        assert_eq!(page.status, 200, "{path}");
+        clean(&page, path);
+        let found = page.body.matches("onerror=alert(1)").count();
+        assert!(
+            found > 0 || path == "/admin/live",
+            "{path} shows the name as text"
+        );
+    }
+}
+
+#[test]
+fn cookies_are_secure_behind_tls() {
+    let hosted = Hosted::priced();
+    let headers = [("accept", "text/html"), ("x-forwarded-proto", "https")];
+    let page = hosted.server.get_with("/sign-in", &headers);
+    let cookie = page.header("set-cookie").unwrap();
+    assert!(cookie.starts_with("__Host-quintet-form=") && cookie.ends_with("; Secure"));
+}
+
+#[test]
+fn a_form_is_small() {
+    let hosted = Hosted::priced();
+    let (_, key) = hosted.key("Storks", &[Scope::Account]);
+    let browser = hosted.visitor(&key);
+    let long = "x".repeat(20_000);
+    let answer = browser.send("/account/keys", "/account/keys", &[("name", &long)]);
+    assert_eq!(answer.status, 413);
+    assert!(answer.header("content-type").starts_with("text/html"));
+}
