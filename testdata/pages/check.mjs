@@ -24,6 +24,8 @@ const { positionals: [program], values } = parseArgs({
   },
 });
 const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+const shots = values.screenshots;
+if (shots) mkdirSync(shots, { recursive: true });
 const WIDTHS = [1280, 390];
 const PAGES = {
   models: "/",
@@ -35,6 +37,14 @@ const PAGES = {
   playground: "/playground",
   docs: "/docs",
 };
+/** Of a hosted service: what the door shows to everyone, the account's pages, and the operator's. */
+const DOOR = { "sign-in": "/sign-in", "sign-up": "/sign-up" };
+const ACCOUNT = {
+  "account-overview": "/account/overview",
+  "account-keys": "/account/keys",
+  "account-ledger": "/account/ledger",
+};
+const ADMIN = { "admin-live": "/admin/live", "admin-accounts": "/admin/accounts", "admin-audit": "/admin/audit" };
 const KILOBYTES = 100;
 const HOSTILE = `"'><img src=x onerror="window.hacked=1"><script>window.hacked=1</script>&amp;`;
 
@@ -59,6 +69,74 @@ async function serve(...options) {
     await new Promise((done) => setTimeout(done, 100));
   }
   throw new Error(`the server is not ready: ${server.log}`);
+}
+
+/** The program's own commands change the state, as an operator does. */
+function quintet(state, ...words) {
+  const output = execFileSync(program, [...words, "--state", state, "--json"], { encoding: "utf8", env: environment, stdio: ["ignore", "pipe", "ignore"] });
+  return JSON.parse(output);
+}
+
+/** A hosted service with a customer who has used something, and an operator. */
+async function host(name, ...options) {
+  const state = join(work, `${name}.db`);
+  const account = (title, ...scopes) => {
+    const { id } = quintet(state, "accounts", "create", title);
+    const key = quintet(state, "keys", "create", "--account", id, "first", ...scopes.flatMap((scope) => ["--scope", scope]));
+    return { id, key: key.key };
+  };
+  const customer = account("Stork Search Ltd", "embed", "account");
+  const operator = account("Operators", "admin");
+  quintet(state, "credit", "grant", customer.id, "25", "--note", "invoice 117");
+  const looking = quintet(state, "keys", "create", "--account", customer.id, "website").key;
+  if (shots) months(state, customer.id);
+  const server = await serve("--state", state, "--price", "0.02", "--batch-price", "0.01", "--sign-up", "open", "--free-credit", "0.25", ...options);
+  Object.assign(server, { state, account: customer.id, key: customer.key, looking, admin: operator.key });
+  const embed = (key, input, task, tier = "realtime") =>
+    fetch(`${server.url}/v1/embeddings`, {
+      method: "POST",
+      headers: { authorization: `Bearer ${key}`, "content-type": "application/json", "x-tier": tier },
+      body: JSON.stringify({ input, task }),
+    });
+  for (let number = 0; number < 60; number++) {
+    const [key, task, tier] = number % 3 ? [looking, "retrieval.query"] : [customer.key, "retrieval.passage", "batch"];
+    const answer = await embed(key, `Where do storks spend the winter of ${number}? ${"Far away. ".repeat(number)}`, task, tier);
+    assert.equal(answer.status, 200, await answer.text());
+  }
+  return server;
+}
+
+/** For the screenshots: usage of the days before, which no request can make. It is in no ledger. */
+function months(state, account) {
+  const program = `
+import sqlite3, sys, time, random
+random.seed(7)
+state, account = sys.argv[1:]
+database = sqlite3.connect(state)
+keys = [row[0] for row in database.execute("SELECT id FROM keys WHERE account_id = ? ORDER BY created_ms", (account,))]
+today = int(time.time()) // 86400 * 86400000
+for age in range(1, 90):
+    busy = 0.35 if (today // 86400000 - age + 3) % 7 > 4 else 1.0
+    for key, share in zip(keys, (0.3, 1.0)):
+        for task, part in (("retrieval.query", 0.5), ("retrieval.passage", 1.0), ("classification", 0.2)):
+            tokens = int(9e6 * busy * share * part * random.uniform(0.6, 1.3) * (1 - age / 150))
+            database.execute("INSERT INTO usage_days VALUES (?, ?, ?, ?, ?, ?, ?)", (account, today - age * 86400000, key, task, tokens // 140, tokens, tokens * 20000))
+database.commit()
+`;
+  execFileSync("python3", ["-c", program, state, account]);
+}
+
+/** The cookies of somebody who signs in with this key. */
+async function signedIn(server, key) {
+  const context = await browser.newContext();
+  const page = await context.newPage();
+  await page.goto(`${server.url}/sign-in`);
+  await page.getByLabel("API key").fill(key);
+  await page.getByRole("button", { name: "Sign in" }).click();
+  await page.waitForURL(/overview/);
+  const kept = await context.storageState();
+  await context.close();
+  return kept;
 }
 
 let failures = 0;
@@ -116,8 +194,6 @@ async function run(page) {
   await page.waitForFunction(() => !document.getElementById("receipt").textContent.startsWith("Running"), undefined, { timeout: 60_000 });
 }
 
-const shots = values.screenshots;
-if (shots) mkdirSync(shots, { recursive: true });
 const shoot = async (page, name) => shots && page.screenshot({ path: join(shots, `${name}.png`), fullPage: true });
 
 const browser = await chromium.launch({
@@ -126,8 +202,16 @@ const browser = await chromium.launch({
 });
 try {
   const server = await serve();
-  if (values.measure) await measure(server);
-  else await checkAll(server);
+  const hosted = await host("hosted");
+  if (values.measure) {
+    console.log("| page | KB transferred | first byte, ms | loaded, ms |\n|---|---|---|---|");
+    await measure(server, PAGES);
+    await measure(hosted, DOOR);
+    await measure(hosted, { ...ACCOUNT, ...ADMIN, "admin-account": `/admin/accounts/${hosted.account}` }, await signedIn(hosted, hosted.admin));
+  } else {
+    await checkAll(server);
+    await checkHosted(hosted);
+  }
 } finally {
   await browser.close();
   for (const server of servers) server.kill();
@@ -136,12 +220,11 @@ try {
 process.exitCode = failures ? 1 : 0;
 
 /** The median of five loads, nothing kept from one to the next. */
-async function measure(server) {
-  console.log("| page | KB transferred | first byte, ms | loaded, ms |\n|---|---|---|---|");
-  for (const [name, path] of Object.entries(PAGES)) {
+async function measure(server, pages, storageState) {
+  for (const [name, path] of Object.entries(pages)) {
     const loads = [];
     for (let load = 0; load < 5; load++) {
-      const page = await opened(browser, server, path, {}, "load");
+      const page = await opened(browser, server, path, { storageState }, "load");
       // The last sizes are still to come.
       await page.waitForTimeout(50);
       const first = await page.evaluate(() => performance.getEntriesByType("navigation")[0].responseStart);
@@ -423,6 +506,271 @@ batch_micro_usd_per_million = 10_000
     await run(page);
     assert.match(await page.locator("#receipt").textContent(), / · \$0\.0\d* · fp_/);
     page.faults = page.faults.filter((fault) => !fault.includes("401"));
+    await finished(page);
+  });
+}
+
+/** Every page of a list: wide, narrow, in the dark and without scripts. */
+async function checkPages(server, pages, storageState) {
+  for (const [name, path] of Object.entries(pages)) {
+    for (const width of WIDTHS) {
+      await check(`${name} at ${width}`, async () => {
+        const page = await opened(browser, server, path, { viewport: { width, height: 900 }, storageState });
+        assert.equal(page.answer.status(), 200);
+        assert.equal(new URL(page.url()).pathname, path.split("?")[0]);
+        assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), "it is wider than the screen");
+        assert.ok(page.bytes < KILOBYTES * 1024, `${page.bytes} bytes`);
+        assert.equal(page.answer.headers()["cache-control"], "no-store");
+        await shoot(page, `${name}-${width}`);
+        const words = `${(page.bytes / 1024).toFixed(1)} KB, loaded after ${page.loaded.toFixed(0)} ms`;
+        const findings = await accessible(page);
+        await finished(page);
+        return `${words}, ${findings} findings of axe that are not serious`;
+      });
+    }
+    await check(`${name} in the dark`, async () => {
+      const page = await opened(browser, server, path, { colorScheme: "dark", storageState });
+      await shoot(page, `${name}-dark`);
+      await accessible(page);
+      await finished(page);
+    });
+    await check(`${name} without scripts`, async () => {
+      const page = await opened(browser, server, path, { javaScriptEnabled: false, storageState });
+      assert.ok(await page.locator("h1").isVisible());
+      await page.context().close();
+    });
+  }
+}
+
+/** Takes what the browser itself says about an answer of this status out of what counts. */
+function expected(page, status) {
+  page.faults = page.faults.filter((fault) => !fault.includes(String(status)));
+}
+
+async function checkHosted(server) {
+  const customer = await signedIn(server, server.key);
+  const operator = await signedIn(server, server.admin);
+  await checkPages(server, DOOR);
+  await checkPages(server, ACCOUNT, customer);
+  const keyId = server.key.split("-").at(-2);
+  await checkPages(server, { "account-key": `/account/keys/${keyId}` }, customer);
+  await checkPages(server, { ...ADMIN, "admin-account": `/admin/accounts/${server.account}` }, operator);
+
+  await check("the door: a wrong key, the right one, sign out", async () => {
+    const page = await opened(browser, server, "/account/keys");
+    assert.match(page.url(), /\/sign-in\?next=/);
+    await page.getByLabel("API key").fill("qt-wrong-key");
+    await page.getByRole("button", { name: "Sign in" }).click();
+    await page.getByRole("alert").waitFor();
+    assert.match(await page.getByRole("alert").textContent(), /Incorrect API key/);
+    await shoot(page, "sign-in-wrong");
+    await accessible(page);
+    await page.getByLabel("API key").fill(server.key);
+    await page.keyboard.press("Enter");
+    await page.waitForURL(/account\/keys/);
+    const [cookie] = (await page.context().cookies()).filter((it) => it.name === "quintet-session");
+    assert.ok(cookie.httpOnly && cookie.sameSite === "Strict");
+    assert.equal(await page.evaluate(() => document.cookie), "", "no script sees a cookie");
+    await page.getByRole("button", { name: "Sign out" }).click();
+    await page.waitForURL(/sign-in/);
+    await page.goto(`${server.url}/account/overview`);
+    assert.match(page.url(), /sign-in/);
+    expected(page, 401);
+    await finished(page);
+    assert.ok(!server.log.includes(server.key.split("-").at(-1)), "the log has a key");
+  });
+
+  await check("sign up: the key is shown once, copied, and works", async () => {
+    const page = await opened(browser, server, "/sign-up", { permissions: ["clipboard-read", "clipboard-write"], viewport: { width: 390, height: 900 } });
+    await page.getByLabel("Name of the account").fill("Heron & Sons");
+    await page.getByRole("button", { name: "Open the account" }).click();
+    await page.getByRole("heading", { name: "Heron & Sons" }).waitFor();
+    await shoot(page, "signed-up-390");
+    await accessible(page);
+    const shown = await page.locator(".new-key code").textContent();
+    await page.locator(".new-key [data-copy]").click();
+    assert.equal(await page.evaluate(() => navigator.clipboard.readText()), shown);
+    await page.getByRole("link", { name: "Go to the account" }).click();
+    await page.getByText("Nothing was billed in these days.").waitFor();
+    assert.match(await page.locator(".balance").textContent(), /\$0\.25/);
+    assert.match(await page.locator(".credits").textContent(), /free credit/);
+    await shoot(page, "account-empty-390");
+    await accessible(page);
+    const answer = await fetch(`${server.url}/account`, { headers: { authorization: `Bearer ${shown}` } });
+    assert.equal(answer.status, 200);
+    await page.goto(`${server.url}/account/ledger`);
+    await page.getByText("free credit").waitFor();
+    await finished(page);
+  });
+
+  await check("usage: days and measures are chosen, the table tells the same", async () => {
+    const page = await opened(browser, server, "/account/overview", { storageState: customer });
+    await page.getByRole("link", { name: "7 days" }).click();
+    await page.getByRole("link", { name: "requests" }).click();
+    assert.match(page.url(), /days=7&show=requests/);
+    assert.equal(await page.locator(".chart").first().locator("rect").count(), 7);
+    assert.match(await page.locator(".chart").nth(2).locator("svg").getAttribute("aria-label"), /retrieval\.query/);
+    await page.getByText("By day, as a table").click();
+    assert.ok(await page.locator(".figures-table").isVisible());
+    await finished(page);
+  });
+
+  for (const width of WIDTHS) {
+    await check(`keys at ${width}: made, shown once, bounded, renewed, revoked`, async () => {
+      const page = await opened(browser, server, "/account/keys", { storageState: customer, viewport: { width, height: 900 } });
+      await page.getByLabel("Name").fill("shop");
+      await page.getByLabel("Dollars a month").fill("lots");
+      await page.getByRole("button", { name: "Make the key" }).click();
+      assert.match(await page.getByRole("alert").textContent(), /`lots` is no amount/);
+      assert.equal(await page.getByLabel("Name").inputValue(), "shop");
+      await page.getByLabel("Dollars a month").fill("2.50");
+      await page.getByLabel("Requests a minute").fill("60");
+      await page.getByLabel("Task where a request names none").selectOption("retrieval.query");
+      await page.getByLabel("retrieval.query", { exact: true }).check();
+      await page.getByRole("button", { name: "Make the key" }).click();
+      await page.locator(".new-key").waitFor();
+      await shoot(page, `account-key-made-${width}`);
+      await accessible(page);
+      const made = await page.locator(".new-key code").textContent();
+      await page.goto(`${server.url}/account/keys`);
+      assert.ok(!(await page.content()).includes(made.split("-").at(-1)), "shown once");
+      await page.getByRole("link", { name: "shop" }).first().click();
+      await page.getByLabel("Name").fill("shop window");
+      await page.getByLabel("Requests a minute").fill("");
+      await page.getByRole("button", { name: "Save" }).click();
+      await page.getByRole("heading", { name: "shop window" }).waitFor();
+      await page.getByText("Give it a new secret").click();
+      await page.getByRole("button", { name: "Make a new secret" }).click();
+      const renewed = await page.locator(".new-key code").textContent();
+      assert.notEqual(renewed, made);
+      await page.getByText("Revoke it", { exact: true }).click();
+      await page.getByRole("button", { name: "Revoke the key" }).click();
+      await page.waitForURL(/account\/keys$/);
+      assert.match(await page.locator("tr", { hasText: "shop window" }).first().textContent(), /revoked/);
+      const answer = await fetch(`${server.url}/account`, { headers: { authorization: `Bearer ${renewed}` } });
+      assert.equal(answer.status, 401);
+      expected(page, 400);
+      await finished(page);
+    });
+  }
+
+  await check("a key that may only look is offered nothing else", async () => {
+    const looking = await signedIn(server, server.looking);
+    const page = await opened(browser, server, "/account/keys", { storageState: looking });
+    assert.equal(await page.getByRole("button", { name: "Make the key" }).count(), 0);
+    await page.goto(`${server.url}/admin/live`);
+    assert.match(await page.locator("main").textContent(), /lacks the scope `admin`/);
+    await accessible(page);
+    expected(page, 403);
+    await finished(page);
+  });
+
+  await check("the ledger: pages, and the download", async () => {
+    const page = await opened(browser, server, "/account/ledger", { storageState: customer });
+    assert.equal(await page.locator(".ledger tbody tr").count(), 50);
+    await page.getByRole("link", { name: "Older" }).click();
+    await page.getByText("invoice 117").waitFor();
+    const [download] = await Promise.all([page.waitForEvent("download"), page.getByRole("button", { name: "Download as CSV" }).click()]);
+    const lines = readFileSync(await download.path(), "utf8").trim().split("\r\n");
+    assert.equal(lines.length, 1 + 1 + 60);
+    assert.match(lines[2], /,usage,-0\.\d+,.*,mini,(batch|realtime),req-/);
+    await finished(page);
+    return `${lines.length} lines`;
+  });
+
+  await check("the operator: an account opened, credited, closed; the trail", async () => {
+    const page = await opened(browser, server, "/admin/accounts", { storageState: operator });
+    await page.getByLabel("Name").fill("Crane GmbH");
+    await page.getByLabel("Credit in dollars").fill("5");
+    await page.getByRole("button", { name: "Open the account" }).click();
+    await page.getByRole("heading", { name: "Crane GmbH" }).waitFor();
+    await page.getByLabel("Dollars").fill("2.5");
+    await page.getByLabel("For").fill("a second bill");
+    await page.getByRole("button", { name: "Grant" }).click();
+    await page.getByText("a second bill").waitFor();
+    assert.match(await page.locator(".balance").textContent(), /\$7\.50/);
+    await page.locator("form[action$='/keys']").getByLabel("Name").fill("for the customer");
+    await page.getByRole("button", { name: "Make the key" }).click();
+    await page.locator(".new-key").waitFor();
+    await page.locator("tr", { hasText: "for the customer" }).getByText("Revoke").click();
+    await page.getByRole("button", { name: "For good" }).click();
+    await page.locator("tr", { hasText: "revoked" }).waitFor();
+    await page.getByRole("button", { name: "Close the account" }).click();
+    await page.getByRole("button", { name: "Open the account again" }).waitFor();
+    await page.goto(`${server.url}/admin/audit`);
+    const trail = await page.locator(".audit").textContent();
+    for (const action of ["accounts.create", "credit.grant", "keys.revoke", "accounts.close"]) assert.ok(trail.includes(action), action);
+    await finished(page);
+  });
+
+  await check("live: it moves by itself, and stands still when told to", async () => {
+    const page = await opened(browser, server, "/admin/live", { storageState: operator });
+    const timed = () => page.locator("#live .source").textContent();
+    const before = await timed();
+    const embed = (input) =>
+      fetch(`${server.url}/v1/embeddings`, { method: "POST", headers: { authorization: `Bearer ${server.key}`, "content-type": "application/json" }, body: JSON.stringify({ input }) });
+    await embed("A request while somebody looks.");
+    await page.waitForFunction((before) => document.querySelector("#live .source").textContent !== before, before, { timeout: 20_000 });
+    await page.getByRole("button", { name: "Pause" }).click();
+    // One that was under way is let through.
+    await page.waitForTimeout(1500);
+    const paused = await timed();
+    await embed("Another one, unseen.");
+    await page.waitForTimeout(3000);
+    assert.equal(await timed(), paused);
+    await page.context().clearCookies();
+    await page.getByRole("button", { name: "Go on" }).click();
+    await page.waitForURL(/sign-in/, { timeout: 20_000 });
+    await finished(page);
+  });
+
+  await check("accounts: what people write is text and nothing else", async () => {
+    const page = await opened(browser, server, "/sign-up");
+    await page.getByLabel("Name of the account").fill(HOSTILE);
+    await page.getByRole("button", { name: "Open the account" }).click();
+    await page.getByRole("heading", { name: HOSTILE }).waitFor();
+    await page.goto(`${server.url}/account/keys`);
+    await page.getByLabel("Name").fill(HOSTILE);
+    await page.getByRole("button", { name: "Make the key" }).click();
+    await page.locator(".new-key").waitFor();
+    assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), "it is wider than the screen");
+    const made = await page.locator(".new-key code").textContent();
+    await fetch(`${server.url}/v1/embeddings`, { method: "POST", headers: { authorization: `Bearer ${made}`, "content-type": "application/json" }, body: JSON.stringify({ input: HOSTILE }) });
+    for (const path of ["/account/overview", "/account/ledger", "/account/keys"]) {
+      await page.goto(server.url + path);
+      assert.equal(await page.locator("main img, main script").count(), 0, path);
+      assert.ok((await page.locator("main").textContent()).includes("<img src=x"), path);
+    }
+    await page.goto(`${server.url}/sign-in?next=${encodeURIComponent(HOSTILE)}`);
+    assert.equal(await page.locator("[name=next]").inputValue(), "/account/overview");
+    await finished(page);
+    const other = await opened(browser, server, "/admin/accounts", { storageState: operator });
+    await other.getByRole("link", { name: HOSTILE }).first().click();
+    await other.getByRole("heading", { name: HOSTILE }).waitFor();
+    await other.getByLabel("Dollars").fill(HOSTILE.slice(0, 20));
+    await other.getByLabel("For").fill(HOSTILE);
+    await other.getByRole("button", { name: "Grant" }).click();
+    await other.getByRole("alert").waitFor();
+    await other.getByLabel("Dollars").fill("1");
+    await other.getByLabel("For").fill(HOSTILE);
+    await other.getByRole("button", { name: "Grant" }).click();
+    await other.locator(".credits", { hasText: "onerror" }).waitFor();
+    for (const path of ["/admin/live", "/admin/accounts", "/admin/audit"]) {
+      await other.goto(server.url + path);
+      assert.equal(await other.locator("main img, main script").count(), 0, path);
+      assert.ok((await other.locator("main").textContent()).includes("<img src=x"), path);
+    }
+    expected(other, 400);
+    await finished(other);
+  });
+
+  await check("a server without accounts says so", async () => {
+    const open = await serve();
+    const page = await opened(browser, open, "/sign-in");
+    assert.equal(page.answer.status(), 404);
+    assert.match(await page.locator("main").textContent(), /keeps no accounts/);
+    await accessible(page);
+    expected(page, 404);
     await finished(page);
   });
 }
