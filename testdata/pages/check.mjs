@@ -618,11 +618,11 @@ async function checkHosted(server) {
   for (const width of WIDTHS) {
     await check(`keys at ${width}: made, shown once, bounded, renewed, revoked`, async () => {
       const page = await opened(browser, server, "/account/keys", { storageState: customer, viewport: { width, height: 900 } });
-      await page.getByLabel("Name").fill("shop");
+      await page.getByLabel("Name", { exact: true }).fill("shop");
       await page.getByLabel("Dollars a month").fill("lots");
       await page.getByRole("button", { name: "Make the key" }).click();
       assert.match(await page.getByRole("alert").textContent(), /`lots` is no amount/);
-      assert.equal(await page.getByLabel("Name").inputValue(), "shop");
+      assert.equal(await page.getByLabel("Name", { exact: true }).inputValue(), "shop");
       await page.getByLabel("Dollars a month").fill("2.50");
       await page.getByLabel("Requests a minute").fill("60");
       await page.getByLabel("Task where a request names none").selectOption("retrieval.query");
@@ -635,7 +635,7 @@ async function checkHosted(server) {
       await page.goto(`${server.url}/account/keys`);
       assert.ok(!(await page.content()).includes(made.split("-").at(-1)), "shown once");
       await page.getByRole("link", { name: "shop" }).first().click();
-      await page.getByLabel("Name").fill("shop window");
+      await page.getByLabel("Name", { exact: true }).fill("shop window");
       await page.getByLabel("Requests a minute").fill("");
       await page.getByRole("button", { name: "Save" }).click();
       await page.getByRole("heading", { name: "shop window" }).waitFor();
@@ -680,16 +680,16 @@ async function checkHosted(server) {
 
   await check("the operator: an account opened, credited, closed; the trail", async () => {
     const page = await opened(browser, server, "/admin/accounts", { storageState: operator });
-    await page.getByLabel("Name").fill("Crane GmbH");
+    await page.getByLabel("Name", { exact: true }).fill("Crane GmbH");
     await page.getByLabel("Credit in dollars").fill("5");
     await page.getByRole("button", { name: "Open the account" }).click();
     await page.getByRole("heading", { name: "Crane GmbH" }).waitFor();
-    await page.getByLabel("Dollars").fill("2.5");
-    await page.getByLabel("For").fill("a second bill");
+    await page.getByLabel("Dollars", { exact: true }).fill("2.5");
+    await page.getByLabel("For", { exact: true }).fill("a second bill");
     await page.getByRole("button", { name: "Grant" }).click();
     await page.getByText("a second bill").waitFor();
     assert.match(await page.locator(".balance").textContent(), /\$7\.50/);
-    await page.locator("form[action$='/keys']").getByLabel("Name").fill("for the customer");
+    await page.locator("form[action$='/keys']").getByLabel("Name", { exact: true }).fill("for the customer");
     await page.getByRole("button", { name: "Make the key" }).click();
     await page.locator(".new-key").waitFor();
     await page.locator("tr", { hasText: "for the customer" }).getByText("Revoke").click();
@@ -730,7 +730,7 @@ async function checkHosted(server) {
     await page.getByRole("button", { name: "Open the account" }).click();
     await page.getByRole("heading", { name: HOSTILE }).waitFor();
     await page.goto(`${server.url}/account/keys`);
-    await page.getByLabel("Name").fill(HOSTILE);
+    await page.getByLabel("Name", { exact: true }).fill(HOSTILE);
     await page.getByRole("button", { name: "Make the key" }).click();
     await page.locator(".new-key").waitFor();
     assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), "it is wider than the screen");
@@ -747,12 +747,12 @@ async function checkHosted(server) {
     const other = await opened(browser, server, "/admin/accounts", { storageState: operator });
     await other.getByRole("link", { name: HOSTILE }).first().click();
     await other.getByRole("heading", { name: HOSTILE }).waitFor();
-    await other.getByLabel("Dollars").fill(HOSTILE.slice(0, 20));
-    await other.getByLabel("For").fill(HOSTILE);
+    await other.getByLabel("Dollars", { exact: true }).fill(HOSTILE.slice(0, 20));
+    await other.getByLabel("For", { exact: true }).fill(HOSTILE);
     await other.getByRole("button", { name: "Grant" }).click();
     await other.getByRole("alert").waitFor();
-    await other.getByLabel("Dollars").fill("1");
-    await other.getByLabel("For").fill(HOSTILE);
+    await other.getByLabel("Dollars", { exact: true }).fill("1");
+    await other.getByLabel("For", { exact: true }).fill(HOSTILE);
     await other.getByRole("button", { name: "Grant" }).click();
     await other.locator(".credits", { hasText: "onerror" }).waitFor();
     for (const path of ["/admin/live", "/admin/accounts", "/admin/audit"]) {

@@ -491,7 +491,7 @@ fn what_was_filled_in_wrongly_is_said_and_kept() {
         (
             "end",
             "2001-01-01",
-            "Last day: expected a day that is still to come",
+            "Ends: expected a day that is still to come",
         ),
         ("task", "flying", "may not use the task `flying`"),
         ("name", "", "Name: expected what the key is called"),

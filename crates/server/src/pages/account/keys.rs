@@ -159,7 +159,7 @@ async fn made(visit: &Visit, fields: &Fields) -> Result<NewKey, ApiError> {
         models: None,
         tasks: Some(only?).filter(|tasks| !tasks.is_empty()),
         default_task: fields.filled("default_task").map(known_task).transpose()?,
-        expires: fields.day_to_come("end", "Last day", Time::now())?,
+        expires: fields.day_to_come("end", "Ends", Time::now())?,
         limits: fields.key_limits()?,
     };
     let account_id = visit.key.account_id.clone();
