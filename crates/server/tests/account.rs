@@ -736,7 +736,12 @@ fn an_operator_opens_credits_bounds_and_closes_accounts() {
     let limits = format!("{path}/limits");
     let bounded = browser.send(&path, &limits, &[("tokens_per_minute", "1234")]);
     assert_eq!(bounded.status, 303);
-    assert!(browser.get(&path).body.contains("at most 1,234 tokens a minute"));
+    assert!(
+        browser
+            .get(&path)
+            .body
+            .contains("at most 1,234 tokens a minute")
+    );
     assert_eq!(browser.send(&path, &limits, &[]).status, 303);
     assert!(!browser.get(&path).body.contains("1,234"));
 

@@ -83,6 +83,9 @@ impl Shown {
     }
 }
 
+/// What bars are of, and the name of each part's.
+pub(super) type Grouping<'a> = (&'static str, &'a dyn Fn(&Part) -> String);
+
 /// A choice and where it leads.
 pub(super) struct Choice {
     pub(super) words: String,
@@ -158,13 +161,8 @@ const MAX_BARS: usize = 8;
 const NAME_CHARS: usize = 36;
 
 impl UsageView {
-    /// Of these parts. `groups` says what bars there are: of what, and the name of each part's.
-    pub(super) fn new(
-        parts: &[Part],
-        shown: Shown,
-        now: Time,
-        groups: &[(&'static str, &dyn Fn(&Part) -> String)],
-    ) -> Self {
+    /// Of these parts; a drawing of bars for each grouping.
+    pub(super) fn new(parts: &[Part], shown: Shown, now: Time, groups: &[Grouping<'_>]) -> Self {
         let Shown { days, measure } = shown;
         let sum = |parts: &mut dyn Iterator<Item = &Part>| {
             parts.fold(Sum::default(), |sum, part| sum.plus(part.sum))

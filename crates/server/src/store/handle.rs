@@ -188,7 +188,7 @@ impl Store {
     }
 
     fn enter(&self, entry: Entry) -> Result<(), StoreError> {
-        let job = Job::Entry(entry);
+        let job = Job::Entry(Box::new(entry));
         self.jobs.send(job).map_err(|_| StoreError::Closed)
     }
 
@@ -241,7 +241,7 @@ impl Charge {
             return Err(StoreError::Closed);
         };
         let (reply, answer) = oneshot::channel();
-        let job = Job::Entry(Entry::Settle { hold, reply });
+        let job = Job::Entry(Box::new(Entry::Settle { hold, reply }));
         self.jobs.send(job).map_err(|_| StoreError::Closed)?;
         answer.await.map_err(|_| StoreError::Closed)?
     }
@@ -251,7 +251,7 @@ impl Drop for Charge {
     fn drop(&mut self) {
         if let Some(hold) = self.hold.take() {
             // A store that is closed has given it back.
-            let _ = self.jobs.send(Job::Entry(Entry::Release(hold)));
+            let _ = self.jobs.send(Job::Entry(Box::new(Entry::Release(hold))));
         }
     }
 }

@@ -19,7 +19,7 @@ type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 /// What the writer is asked for.
 pub(super) enum Job {
     /// To be done in a transaction with whatever else waits.
-    Entry(Entry),
+    Entry(Box<Entry>),
     /// To be done alone.
     Write(Work),
     Stop,
@@ -109,7 +109,7 @@ impl Writer {
             let mut batch = Vec::new();
             while let Some(job) = next.take() {
                 match job {
-                    Job::Entry(entry) => batch.push(entry),
+                    Job::Entry(entry) => batch.push(*entry),
                     Job::Write(work) => {
                         self.run_batch(std::mem::take(&mut batch));
                         work(self.connection.database().map_err(StoreError::from));
