@@ -164,12 +164,16 @@ impl Metrics {
 
     /// A request was answered.
     pub(crate) fn request(&self, route: &str, status: u16, elapsed: Duration) {
-        let route = route.to_owned();
-        self.requests
-            .get_or_create(&Request { route, status })
-            .inc();
+        let request = Request {
+            route: route.to_owned(),
+            status,
+        };
+        self.requests.get_or_create(&request).inc();
         self.request_seconds.observe(elapsed.as_secs_f64());
-        self.recent.answered(Instant::now(), status);
+        // Probes that ask whether the model is loaded yet are not sent away.
+        if !route.starts_with("/health") {
+            self.recent.answered(Instant::now(), status);
+        }
     }
 
     /// Texts were embedded.

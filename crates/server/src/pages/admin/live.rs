@@ -69,7 +69,7 @@ const COLUMN_S: usize = 5;
 /// Accounts that are listed.
 const ACCOUNTS: usize = 10;
 /// The field of the columns.
-const X: (f64, f64) = (4.0, 716.0);
+const X: (f64, f64) = (4.0, 356.0);
 const Y: (f64, f64) = (24.0, 132.0);
 
 /// `GET /admin/live`.
