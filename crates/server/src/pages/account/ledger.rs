@@ -6,6 +6,7 @@ use axum::extract::Query;
 use axum::extract::rejection::QueryRejection;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
+use http_body_util::BodyExt;
 use http_body_util::channel::Channel;
 use serde::Deserialize;
 
@@ -148,7 +149,8 @@ pub(crate) async fn download(
         (header::CACHE_CONTROL, "no-store".to_owned()),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
     ];
-    Ok((headers, Body::new(body)).into_response())
+    // Compression asks once more after the end, which a channel does not take.
+    Ok((headers, Body::new(body.fuse())).into_response())
 }
 
 /// The lines behind the entry at `after`, and the last one's place; none at the ledger's end.
