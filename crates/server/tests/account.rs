@@ -658,6 +658,19 @@ fn usage_the_ledger_and_its_csv_say_what_was_billed() {
         .get(&format!("/account/ledger.csv?from={today}&until={today}"))
         .body;
     assert_eq!(all.lines().count(), 5);
+    // As browsers ask for it.
+    let zipped = browser
+        .agent
+        .get(format!(
+            "http://{}/account/ledger.csv",
+            hosted.server.address
+        ))
+        .header("cookie", browser.cookie_header())
+        .header("accept-encoding", "gzip")
+        .call()
+        .unwrap();
+    assert_eq!(zipped.headers()["content-encoding"], "gzip");
+    assert!(zipped.into_body().read_to_vec().is_ok(), "it comes whole");
     assert_eq!(
         browser.get("/account/ledger.csv?from=yesterday").status,
         400
