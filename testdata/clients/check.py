@@ -31,7 +31,7 @@ for variable in [name for name in os.environ if name.lower().endswith("_proxy")]
 from served import Reference, Served  # noqa: E402
 
 # Routes that must be there. One that is there and not in this list fails too: its clients are waiting.
-ROUTES = "/v1/embeddings,/v1/batches,/v1/rerank,/v2/embed,/,/embed,/similarity"
+ROUTES = "/v1/embeddings,/v1/batches,/v1/rerank,/rerank,/v2/embed,/,/embed,/similarity"
 
 
 def clients():

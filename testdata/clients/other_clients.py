@@ -101,6 +101,19 @@ def litellm_library(server, reference):
         reference.same([row["embedding"] for row in answer.data], TEXTS, "retrieval.query")
 
 
+def litellm_rerank(server, reference):
+    """LiteLLM's call to a server of Text Embeddings Inference: `texts`, and a bare list back."""
+    import litellm
+
+    litellm.suppress_debug_info = True
+    answer = litellm.rerank(model=f"huggingface/{MODEL}", query=TEXTS[0], documents=TEXTS, api_base=server.url, api_key=KEY)
+    query = np.frombuffer(reference.vectors(TEXTS[:1], "retrieval.query")[0], "<f4").astype(float)
+    cosines = [query @ np.frombuffer(v, "<f4") for v in reference.vectors(TEXTS, "retrieval.passage")]
+    found = [(rank["index"], rank["relevance_score"]) for rank in answer.results]
+    assert [index for index, _ in found] == sorted(range(len(TEXTS)), key=lambda i: -cosines[i]), found
+    assert all(abs(score - (1 + cosines[index]) / 2) < 1e-6 for index, score in found), found
+
+
 def litellm_proxy(server, reference):
     """LiteLLM in front: the model id names the task, for clients and gateways that know no such field; one kept wins."""
     with proxy(server) as (url, key):
@@ -179,6 +192,7 @@ CLIENTS = [
     ("openai-node", "/v1/embeddings", openai_node),
     ("litellm", "/v1/embeddings", litellm_library),
     ("litellm, proxy", "/v1/embeddings", litellm_proxy),
+    ("litellm, TEI rerank", "/rerank", litellm_rerank),
     ("cohere", "/v2/embed", cohere_sdk),
     ("huggingface_hub", "/embed", huggingface_hub),
     ("huggingface_hub, similarity", "/similarity", huggingface_hub_similarity),

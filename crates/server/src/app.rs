@@ -173,8 +173,8 @@ pub fn router(app: &SharedApp) -> Router {
         .route("/v1/classify", post(classify::classify))
         .route("/classify", post(classify::classify))
         .route("/v1/rerank", post(rerank::rerank))
-        .route("/rerank", post(rerank::rerank))
         // Text Embeddings Inference's.
+        .route("/rerank", post(tei::rerank))
         .route("/", post(tei::embed))
         .route("/embed", post(tei::embed))
         .route("/embed_all", post(tei::embed_all))
@@ -186,6 +186,7 @@ pub fn router(app: &SharedApp) -> Router {
         .route("/v1/estimate", post(account::estimate))
         .route("/v1/segment", post(segment::segment))
         .route("/segment", post(segment::segment))
+        .route("/predict", post(tei::predict))
         .route("/tokenize", post(tei::tokenize))
         .route("/decode", post(tei::decode))
         .route("/info", get(tei::info))

@@ -33,6 +33,7 @@ enum Kind {
     Loading,
     ShuttingDown,
     StateUnavailable,
+    NoClassifier,
     Internal,
 }
 
@@ -92,6 +93,11 @@ impl Kind {
             Self::StateUnavailable => {
                 (StatusCode::SERVICE_UNAVAILABLE, "server_error", "Unhealthy")
             }
+            Self::NoClassifier => (
+                StatusCode::FAILED_DEPENDENCY,
+                "invalid_request_error",
+                "Backend",
+            ),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "server_error", "Backend"),
         }
     }
@@ -312,6 +318,13 @@ impl ApiError {
             .retry_after(Duration::from_secs(1))
     }
 
+    /// The route needs a model that was trained to classify. The first sentence is TEI's.
+    pub fn no_classifier() -> Self {
+        let message =
+            "Model is not a classifier model; `POST /v1/classify` finds the nearest of your labels";
+        Self::new(Kind::NoClassifier, message).code("no_classifier")
+    }
+
     /// Our fault; the log says more.
     pub fn internal() -> Self {
         Self::new(
@@ -355,6 +368,7 @@ impl ApiError {
             | Kind::Conflict
             | Kind::BodyTimeout
             | Kind::BodyTooLarge
+            | Kind::NoClassifier
             | Kind::Internal => false,
         }
     }
@@ -550,8 +564,10 @@ enum Family {
 
 impl Family {
     fn of(path: &str) -> Self {
-        const TEI: [&str; 7] = [
+        const TEI: [&str; 9] = [
             "/",
+            "/rerank",
+            "/predict",
             "/embed",
             "/embed_all",
             "/similarity",

@@ -83,9 +83,17 @@ fn documents_are_ranked_by_the_engines_vectors() {
         "query": {"text": "Where do storks go?"}, "documents": documents, "top_n": 2,
         "return_documents": false,
     });
-    let json = SERVER.post("/rerank", body.to_string()).json();
-    assert_eq!(found(&json), expected[..2]);
-    assert_eq!(json["results"][0].get("document"), None);
+    // Without `/v1` it is TEI's route too, which `documents` tell apart.
+    for path in ["/v1/rerank", "/rerank"] {
+        let json = SERVER.post(path, body.to_string()).json();
+        assert_eq!(found(&json), expected[..2]);
+        assert_eq!(json["results"][0].get("document"), None);
+    }
+    let body = json!({"query": "Where do storks go?", "texts": DOCUMENTS});
+    assert_eq!(
+        found(&SERVER.post("/v1/rerank", body.to_string()).json()),
+        expected
+    );
 }
 
 #[test]

@@ -88,6 +88,63 @@ fn similarity_is_the_cosine_of_the_engines_vectors() {
 }
 
 #[test]
+fn texts_are_ranked_in_a_bare_list() {
+    let texts = [
+        "The bank raised interest rates.",
+        "Storks winter in Africa.",
+    ];
+    let query = vector("Where do storks go?", "retrieval.query");
+    let cosines = texts.map(|text| cosine(&query, &vector(text, "retrieval.passage")));
+    assert!(cosines[1] > cosines[0]);
+    let scores = |body: &Value| -> Vec<(u64, f32)> {
+        let json = post("/rerank", body).json();
+        let ranks = json.as_array().unwrap().iter();
+        ranks
+            .map(|rank| {
+                assert_eq!(rank.get("text"), None);
+                let score = rank["score"].as_f64().unwrap() as f32;
+                (rank["index"].as_u64().unwrap(), score)
+            })
+            .collect()
+    };
+    let raw = json!({"query": "Where do storks go?", "texts": texts, "raw_scores": true});
+    assert_eq!(scores(&raw), [(1, cosines[1]), (0, cosines[0])]);
+    let from_0_to_1 = json!({"query": "Where do storks go?", "texts": texts});
+    let halves = cosines.map(|cosine| f32::midpoint(1.0, cosine));
+    assert_eq!(scores(&from_0_to_1), [(1, halves[1]), (0, halves[0])]);
+    let body = json!({"query": "storks", "texts": texts, "return_text": true, "truncate": null});
+    let answer = post("/rerank", &body);
+    for rank in answer.json().as_array().unwrap() {
+        let index = usize::try_from(rank["index"].as_u64().unwrap()).unwrap();
+        assert_eq!(rank["text"], texts[index]);
+    }
+    assert_eq!(answer.header("x-compute-characters"), Some("61"));
+}
+
+#[test]
+fn a_text_that_is_ranked_is_cut_on_the_side_that_is_named() {
+    let texts = ["stork ".repeat(9000) + "bank"];
+    let score = |direction: &str| {
+        let body = json!({
+            "query": "bank", "texts": texts, "truncate": true, "truncation_direction": direction,
+        });
+        post("/rerank", &body).json()[0]["score"].as_f64().unwrap()
+    };
+    // Only what loses its start keeps the word at its end.
+    assert_ne!(score("left"), score("Right"));
+}
+
+#[test]
+fn a_model_that_is_no_classifier_says_so_in_teis_shape() {
+    let answer = SERVER.post("/predict", json!({"inputs": "a stork"}).to_string());
+    assert_eq!(answer.status, 424);
+    let json = answer.json();
+    assert_eq!(json["error_type"], "Backend");
+    let error = json["error"].as_str().unwrap();
+    assert!(error.starts_with("Model is not a classifier model"));
+}
+
+#[test]
 fn tokens_and_texts_go_both_ways() {
     let text = "Störche überwintern in Afrika 🙂";
     let body = json!({"inputs": [text]});
@@ -161,6 +218,15 @@ fn mistakes_have_their_shape() {
         (
             "/similarity",
             json!({"inputs": {"source_sentence": "a", "sentences": []}}),
+        ),
+        ("/rerank", json!({"query": "a"})),
+        ("/rerank", json!({"texts": ["a"]})),
+        ("/rerank", json!({"query": "a", "texts": []})),
+        ("/rerank", json!({"query": "a", "texts": ["b", ""]})),
+        ("/rerank", json!({"query": "a", "texts": [long]})),
+        (
+            "/rerank",
+            json!({"query": "a", "texts": "b", "raw_scores": 1}),
         ),
         ("/tokenize", json!({"inputs": 7})),
         ("/decode", json!({"ids": [4_000_000]})),

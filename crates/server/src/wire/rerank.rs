@@ -1,11 +1,12 @@
-//! Jina's `/v1/rerank`.
+//! Jina's `/v1/rerank`, and Text Embeddings Inference's `/rerank`.
 
 use serde::{Deserialize, Serialize};
 
 use super::embeddings::Usage;
 use super::input::{InputList, TruncateField};
+use super::tei::Direction;
 
-/// The request. Unknown fields are ignored.
+/// Either's request. Unknown fields are ignored.
 #[derive(Debug, Clone, Deserialize)]
 pub struct RerankRequest {
     /// Model id, perhaps with a task for both sides in place of the retrieval tasks.
@@ -13,19 +14,25 @@ pub struct RerankRequest {
     /// What is looked for.
     pub query: Option<InputList>,
     /// Where it is looked for.
-    #[serde(alias = "texts")]
     pub documents: Option<InputList>,
+    /// TEI's name of the documents.
+    pub texts: Option<InputList>,
     /// So many results at most.
     pub top_n: Option<usize>,
     /// Whether results repeat their documents; true unless told.
-    #[serde(alias = "return_text")]
     pub return_documents: Option<bool>,
+    /// TEI's name of that; false there unless told.
+    pub return_text: Option<bool>,
+    /// Whether TEI's scores are cosines, -1 to 1, in place of 0 to 1; false unless told.
+    pub raw_scores: Option<bool>,
     /// Cut texts that are too long.
     #[serde(alias = "truncation")]
     pub truncate: Option<TruncateField>,
+    /// On this side, in TEI's words.
+    pub truncation_direction: Option<Direction>,
 }
 
-/// The answer.
+/// Jina's answer.
 #[derive(Debug, Serialize)]
 pub struct RerankResponse {
     /// `list`.
@@ -61,4 +68,16 @@ pub struct Ranked {
 pub struct RankedDocument {
     /// Its text.
     pub text: String,
+}
+
+/// One element of TEI's answer, which is a list, best first.
+#[derive(Debug, Serialize)]
+pub struct TeiRank {
+    /// The text's place in the request.
+    pub index: usize,
+    /// The text, if it was wanted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// How near it is to the query.
+    pub score: f32,
 }

@@ -1,6 +1,7 @@
-//! The routes of Text Embeddings Inference: `/embed`, `/embed_all`, `/similarity` here, those about
-//! tokens and the model in `tokens`.
+//! The routes of Text Embeddings Inference: `/embed`, `/embed_all`, `/similarity` here, `/rerank` and
+//! `/predict` in `rerank`, those about tokens and the model in `tokens`.
 
+mod rerank;
 mod tokens;
 
 use std::time::{Duration, Instant};
@@ -23,6 +24,7 @@ use crate::task_names::TaskFields;
 use crate::wire::input::{InputItem, InputList};
 use crate::wire::tei::{EmbedRequest, SimilarityRequest, overlong};
 
+pub use rerank::{predict, rerank};
 pub use tokens::{decode, info, tokenize};
 
 /// `POST /embed`: a vector per input.
