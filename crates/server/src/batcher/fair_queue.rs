@@ -135,6 +135,8 @@ impl<T> FairQueue<T> {
     pub fn interrupting(&mut self, running: &Running, now: Instant) -> Option<Batch<T>> {
         self.end_patience(now);
         let tier = self.first_tier()?;
+        let last = self.lanes[running.last.tier as usize].due(running.last, running.left);
+        let running = Running { last, ..*running };
         let lane = &self.lanes[tier as usize];
         // Mostly there is nothing, and it is asked after every step. A tenant's own query may pass its
         // document though other tenants' texts may not.
@@ -494,6 +496,26 @@ mod tests {
             longest_wait <= 2.0 * INTERRUPTING_TOKENS as f64,
             "{longest_wait}"
         );
+    }
+
+    #[test]
+    fn queries_that_passed_a_document_leave_its_end_open_to_others() {
+        let now = Instant::now();
+        let mut queue = FairQueue::new(LIMITS);
+        push(&mut queue, Tier::Realtime, &[8000], now);
+        let document = queue.next_batch(now).unwrap();
+        let (mut ran, mut lost) = (0.0, 0.0);
+        // A query longer than a quarter of what is left waits for the end.
+        while ran < 8000.0 - 5.0 * 16.0 {
+            ran += 20.0;
+            queue.worked(Tier::Realtime, 20.0);
+            let query = push(&mut queue, Tier::Realtime, &[16], now);
+            let passing = queue.interrupting(&running(&document, ran, lost), now);
+            assert_eq!(passing.unwrap().items, [(query, 0)], "after {ran} tokens");
+            lost += 16.0;
+            queue.worked(Tier::Realtime, 16.0);
+            queue.close(query).for_each(drop);
+        }
     }
 
     #[test]

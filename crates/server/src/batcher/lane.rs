@@ -82,6 +82,20 @@ impl Lane {
         self.clock.advance(tokens, self.shares.len());
     }
 
+    /// When the least urgent text of a batch that runs is due, with `left` tokens of it left: not before
+    /// they would be done at an even share from now on. Whoever passed the batch has gone since, sooner
+    /// than if it had run beside, so the clocks are ahead of what the batch has had.
+    pub(super) fn due(&mut self, mut last: Urgency, left: f64) -> Urgency {
+        let now = self.clock.now();
+        let left = left.ceil() as usize;
+        last.finish = last.finish.max(now.after(left));
+        if let Some(share) = self.shares.get_mut(&last.tenant) {
+            share.catch_up(now);
+            last.place.finish = last.place.finish.max(share.clock.now().after(left));
+        }
+        last
+    }
+
     /// Who has the most urgent text; nobody where none waits.
     pub(super) fn first(&self) -> Option<u64> {
         self.order.first().map(|(_, tenant)| *tenant)
