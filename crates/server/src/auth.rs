@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -187,8 +187,10 @@ pub(crate) async fn check_access(
         path,
         headers,
     ));
-    if access != Access::Model {
-        meter.count().await?;
+    if access != Access::Model
+        && let Err(refused) = meter.count().await
+    {
+        return Ok(meter.finish(refused.into_response()).await);
     }
     request.extensions_mut().insert(Caller {
         key: Some(key),

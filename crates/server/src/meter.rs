@@ -11,7 +11,7 @@ use crate::batcher::Tier;
 use crate::error::ApiError;
 use crate::hosting::Hosting;
 use crate::metering::limits::go_duration;
-use crate::metering::{Allowances, PicoUsd, Refusal};
+use crate::metering::{Allowances, PicoUsd, Refused};
 use crate::model::Model;
 use crate::store::keys::Key;
 use crate::store::{Charge, Settled, StoreError, WorkRequest};
@@ -152,7 +152,7 @@ impl Meter {
         };
         let (charge, allowances) = match admitted {
             Ok((charge, allowances)) => (charge, Ok(allowances)),
-            Err(refusal) => return self.let_in(Err(refusal)).map(|()| PicoUsd::ZERO),
+            Err(refused) => return self.let_in(Err(refused)).map(|()| PicoUsd::ZERO),
         };
         let amount = charge.amount();
         self.readings().charge = Some(charge);
@@ -160,13 +160,20 @@ impl Meter {
         Ok(amount)
     }
 
-    fn let_in(&self, answer: Result<Allowances, Refusal>) -> Result<(), ApiError> {
-        let allowances = answer.map_err(|refusal| {
-            tracing::debug!(key = self.key.id, %refusal, "refused");
-            ApiError::from(refusal)
-        })?;
+    /// Keeps what is left of the limits for the answer, which tells it of a refusal too.
+    fn let_in(&self, answer: Result<Allowances, Refused>) -> Result<(), ApiError> {
+        let (allowances, refusal) = match answer {
+            Ok(allowances) => (allowances, None),
+            Err(refused) => (refused.allowances, Some(refused.refusal)),
+        };
         self.readings().allowances = Some(allowances);
-        Ok(())
+        match refusal {
+            None => Ok(()),
+            Some(refusal) => {
+                tracing::debug!(key = self.key.id, %refusal, "refused");
+                Err(refusal.into())
+            }
+        }
     }
 
     /// Whether the key may call this model under these tasks.

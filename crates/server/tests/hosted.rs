@@ -176,6 +176,7 @@ fn every_route_that_runs_the_model_is_billed_by_its_tokens() {
         ),
         ("/v1/classify", r#"{"input": ["a"], "labels": ["x", "y"]}"#),
         ("/v1/rerank", r#"{"query": "a", "documents": ["x", "y"]}"#),
+        ("/rerank", r#"{"query": "a", "texts": ["x", "y"]}"#),
         ("/embed", r#"{"inputs": "a"}"#),
         ("/embed_all", r#"{"inputs": "a"}"#),
         (
@@ -344,6 +345,19 @@ fn limits_are_told_and_kept() {
     let seconds: u64 = over.header("retry-after").unwrap().parse().unwrap();
     assert!((1..=20).contains(&seconds), "{seconds}");
     assert!(over.header("retry-after-ms").is_some());
+    // A refusal tells what is left too, as OpenAI's does, on routes that cost nothing as well.
+    let free = hosted.get("/v1/models", &key);
+    assert_eq!(free.status, 429);
+    for refused in [over, free] {
+        assert_eq!(refused.header("x-ratelimit-limit-requests"), Some("3"));
+        assert_eq!(refused.header("x-ratelimit-remaining-requests"), Some("0"));
+        assert_eq!(
+            refused.header("x-ratelimit-remaining-tokens"),
+            Some(left.as_str())
+        );
+        let reset = refused.header("x-ratelimit-reset-requests").unwrap();
+        assert!(reset.ends_with('s'), "{reset}");
+    }
     let tei = hosted.post("/embed", &key, &[], r#"{"inputs": "a"}"#);
     assert_eq!(tei.json()["error_type"], "Overloaded");
 }

@@ -316,6 +316,7 @@ impl<'a> World<'a> {
         self.next_hold += 1;
         let (id, key_id) = (self.next_hold, self.key_ids[key].clone());
         let admitted = self.books(|books| books.admit(id, &key_id, work, Rates::default()));
+        let admitted = admitted.map_err(|refused| refused.refusal);
 
         let model = &mut self.model;
         let is_free = model.is_free(digest, self.now);

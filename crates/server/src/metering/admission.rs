@@ -163,6 +163,25 @@ pub enum Refusal {
     },
 }
 
+/// A request that is not let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refused {
+    /// Why.
+    pub refusal: Refusal,
+    /// What is left of the limits; nothing where key and account are not known.
+    pub allowances: Allowances,
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        let allowances = Allowances::default();
+        Self {
+            refusal,
+            allowances,
+        }
+    }
+}
+
 /// Lets a request in and counts it, or refuses it. `defaults` apply to accounts without limits of
 /// their own.
 ///

@@ -8,6 +8,6 @@ pub mod admission;
 pub mod limits;
 pub mod pricing;
 
-pub use admission::{AccountMeter, Ask, KeyMeter, Refusal};
+pub use admission::{AccountMeter, Ask, KeyMeter, Refusal, Refused};
 pub use limits::{Allowance, Allowances, Rates};
 pub use pricing::{PicoUsd, Price};

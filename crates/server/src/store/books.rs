@@ -11,7 +11,7 @@ use super::usage::{self, DAY_MS, Slot, Sum};
 use crate::batcher::Tier;
 use crate::metering::admission::{self, Counters, Moment};
 use crate::metering::pricing::tier_name;
-use crate::metering::{AccountMeter, Allowances, Ask, KeyMeter, PicoUsd, Rates, Refusal};
+use crate::metering::{AccountMeter, Allowances, Ask, KeyMeter, PicoUsd, Rates, Refusal, Refused};
 
 /// How long and how often the same request is answered again without being billed again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,7 +146,7 @@ impl<'a> Books<'a> {
         &mut self,
         key_id: &str,
         defaults: Rates,
-    ) -> Result<Result<Allowances, Refusal>, DatabaseError> {
+    ) -> Result<Result<Allowances, Refused>, DatabaseError> {
         self.let_in(key_id, Ask::Count, defaults)
             .map(|(answer, _)| answer)
     }
@@ -161,7 +161,7 @@ impl<'a> Books<'a> {
         key_id: &str,
         work: WorkRequest,
         defaults: Rates,
-    ) -> Result<Result<(Hold, Allowances), Refusal>, DatabaseError> {
+    ) -> Result<Result<(Hold, Allowances), Refused>, DatabaseError> {
         let ask = |cost| Ask::Work {
             tokens: work.tokens,
             cost,
@@ -179,7 +179,7 @@ impl<'a> Books<'a> {
         hold_id: i64,
         key_id: &str,
         work: WorkRequest,
-    ) -> Result<Result<(Hold, Allowances), Refusal>, DatabaseError> {
+    ) -> Result<Result<(Hold, Allowances), Refused>, DatabaseError> {
         let ask = |cost| Ask::Line { cost };
         self.admit_as(hold_id, key_id, ask, work, Rates::default())
     }
@@ -191,14 +191,14 @@ impl<'a> Books<'a> {
         ask: impl FnOnce(PicoUsd) -> Ask,
         work: WorkRequest,
         defaults: Rates,
-    ) -> Result<Result<(Hold, Allowances), Refusal>, DatabaseError> {
+    ) -> Result<Result<(Hold, Allowances), Refused>, DatabaseError> {
         let is_repeat = self.was_answered(work.digest)?;
         let amount = PicoUsd(if is_repeat { 0 } else { work.cost() });
         let ask = ask(amount);
         let is_counted = i64::from(!matches!(ask, Ask::Line { .. }));
         let (allowances, account_id) = match self.let_in(key_id, ask, defaults)? {
             (Ok(allowances), account_id) => (allowances, account_id),
-            (Err(refusal), _) => return Ok(Err(refusal)),
+            (Err(refused), _) => return Ok(Err(refused)),
         };
         if is_repeat {
             self.repeated(work.digest)?;
@@ -231,17 +231,24 @@ impl<'a> Books<'a> {
         key_id: &str,
         ask: Ask,
         defaults: Rates,
-    ) -> Result<(Result<Allowances, Refusal>, String), DatabaseError> {
+    ) -> Result<(Result<Allowances, Refused>, String), DatabaseError> {
         self.load(key_id)?;
         let Some(key) = self.keys.get_mut(key_id) else {
-            return Ok((Err(Refusal::Key), String::new()));
+            return Ok((Err(Refusal::Key.into()), String::new()));
         };
         let account_id = key.account_id.clone();
         let Some(account) = self.accounts.get_mut(&account_id) else {
-            return Ok((Err(Refusal::Closed), account_id));
+            return Ok((Err(Refusal::Closed.into()), account_id));
         };
-        let answer = admission::admit(account, key, ask, defaults, self.now)
-            .map(|()| admission::allowances(account, key, defaults, self.now));
+        let admitted = admission::admit(account, key, ask, defaults, self.now);
+        let allowances = admission::allowances(account, key, defaults, self.now);
+        let answer = match admitted {
+            Ok(()) => Ok(allowances),
+            Err(refusal) => Err(Refused {
+                refusal,
+                allowances,
+            }),
+        };
         Ok((answer, account_id))
     }
 

@@ -12,7 +12,7 @@ use super::books::{Hold, MetLines, RetryWindow, Settled, WorkRequest};
 use super::database::{Database, DatabaseError, Durability, transaction};
 use super::writer::{Connection, Entry, Job, Writer};
 use super::{Location, StoreError};
-use crate::metering::{Allowances, PicoUsd, Rates, Refusal};
+use crate::metering::{Allowances, PicoUsd, Rates, Refused};
 
 /// Work with a connection, or the reason why there is none.
 pub(super) type Work = Box<dyn FnOnce(Result<&mut dyn Database, StoreError>) + Send>;
@@ -99,7 +99,7 @@ impl Store {
         &self,
         key_id: &str,
         defaults: Rates,
-    ) -> Result<Result<Allowances, Refusal>, StoreError> {
+    ) -> Result<Result<Allowances, Refused>, StoreError> {
         let (reply, answer) = oneshot::channel();
         self.enter(Entry::Count {
             key_id: key_id.to_owned(),
@@ -128,7 +128,7 @@ impl Store {
         key_id: &str,
         work: WorkRequest,
         defaults: Rates,
-    ) -> Result<Result<(Charge, Allowances), Refusal>, StoreError> {
+    ) -> Result<Result<(Charge, Allowances), Refused>, StoreError> {
         let (reply, answer) = oneshot::channel();
         self.enter(Entry::Admit {
             key_id: key_id.to_owned(),
@@ -148,7 +148,7 @@ impl Store {
         &self,
         key_id: &str,
         work: WorkRequest,
-    ) -> Result<Result<(Charge, Allowances), Refusal>, StoreError> {
+    ) -> Result<Result<(Charge, Allowances), Refused>, StoreError> {
         let (reply, answer) = oneshot::channel();
         self.enter(Entry::Admit {
             key_id: key_id.to_owned(),

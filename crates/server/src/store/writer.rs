@@ -11,7 +11,7 @@ use super::books::{Books, Hold, MetLines, RetryWindow, Settled, WorkRequest};
 use super::database::{Database, DatabaseError, Durability, transaction};
 use super::handle::{Charge, Work};
 use super::{Location, StoreError, Time};
-use crate::metering::{Allowances, Rates, Refusal};
+use crate::metering::{Allowances, Rates, Refused};
 
 /// The answer of a job.
 type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
@@ -30,7 +30,7 @@ pub(super) enum Entry {
     Count {
         key_id: String,
         defaults: Rates,
-        reply: Option<Reply<Result<Allowances, Refusal>>>,
+        reply: Option<Reply<Result<Allowances, Refused>>>,
     },
     Admit {
         key_id: String,
@@ -39,7 +39,7 @@ pub(super) enum Entry {
         defaults: Option<Rates>,
         /// For the charge, which speaks to this thread again.
         jobs: Sender<Job>,
-        reply: Reply<Result<(Charge, Allowances), Refusal>>,
+        reply: Reply<Result<(Charge, Allowances), Refused>>,
     },
     Settle {
         hold: Hold,
@@ -55,8 +55,8 @@ pub(super) enum Entry {
 
 /// How it came out.
 enum Done {
-    Counted(Result<Allowances, Refusal>),
-    Admitted(Result<(Hold, Allowances), Refusal>),
+    Counted(Result<Allowances, Refused>),
+    Admitted(Result<(Hold, Allowances), Refused>),
     Settled(Settled),
     SettledLines(Option<StoredBatch>),
     Released,
