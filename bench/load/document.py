@@ -59,13 +59,20 @@ async def measure(args, precision, document, query):
         timeout = aiohttp.ClientTimeout(total=900)
         async with aiohttp.ClientSession(headers=headers, timeout=timeout) as session:
             quiet, quiet_vectors = await queries(session, server.url, query, lambda done: len(done) == args.queries)
-            alone, vector, tokens = await post(session, server.url, document)
+            result = {"precision": precision, "tokens": len(document), "quiet": quiet, "alone": None, "together": None}
+            if args.seconds is None:
+                result["alone"], vector, _ = await post(session, server.url, document)
             running = asyncio.create_task(post(session, server.url, document))
             await asyncio.sleep(0.5)
-            beside, vectors = await queries(session, server.url, query, lambda _: running.done())
-            together, other, _ = await running
-            assert (vector, quiet_vectors) == (other, vectors), "load has changed a vector"
-    return {"precision": precision, "tokens": tokens, "quiet": quiet, "beside": beside, "alone": alone, "together": together}
+            end = time.monotonic() + (args.seconds or 900)
+            result["beside"], vectors = await queries(session, server.url, query, lambda _: running.done() or time.monotonic() > end)
+            assert quiet_vectors == vectors, "the document has changed a query's vector"
+            if args.seconds is None:
+                result["together"], other, _ = await running
+                assert vector == other, "queries have changed the document's vector"
+            else:
+                running.cancel()
+    return result
 
 
 def page(args, results):
@@ -73,14 +80,14 @@ def page(args, results):
 
 {datetime.date.today()}, {machine()}, {args.threads} thread(s) for the model; `python bench/load/document.py --threads {args.threads} --precision {" ".join(args.precision)}` on random weights of the true shape (24 x 1024). One query of 16 tokens at a time with pauses of {PAUSE_S[0]} to {PAUSE_S[1]} s. Every vector is that of the quiet server, to the bit.
 
-| precision | queries | p50 | p99 | most | document, tokens | alone, s | beside queries, s |
-| --- | --- | --- | --- | --- | --- | --- | --- |"""]
+| precision | queries | p50 | p90 | p99 | most | document, tokens | alone, s | beside queries, s |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- |"""]
     for result in results:
         for name in ("quiet", "beside"):
-            ms = [percentile(result[name], share) * 1000 for share in (0.5, 0.99, 1)]
-            document = (f"{result['tokens']} | {result['alone']:.1f} | {result['together']:.1f}"
-                        if name == "beside" else "- | - | -")
-            lines.append(f"| {result['precision']}, {name} | {len(result[name])} | {ms[0]:.0f} ms | {ms[1]:.0f} ms | {ms[2]:.0f} ms | {document} |")
+            ms = [percentile(result[name], share) * 1000 for share in (0.5, 0.9, 0.99, 1)]
+            whole = (f"{result['tokens']} | {result['alone']:.1f} | {result['together']:.1f}" if result["alone"] and name == "beside"
+                     else "- | - | -")
+            lines.append(f"| {result['precision']}, {name} | {len(result[name])} | {' | '.join(f'{value:.0f} ms' for value in ms)} | {whole} |")
     return "\n".join(lines) + "\n"
 
 
@@ -91,6 +98,7 @@ def main():
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--precision", nargs="+", default=["exact"])
     parser.add_argument("--queries", type=int, default=20, help="on the quiet server")
+    parser.add_argument("--seconds", type=float, help="queries beside the document, which is then given up [the whole document]")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     document, query = token_ids(8192), token_ids(16)

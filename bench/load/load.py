@@ -5,7 +5,8 @@
 
 Needs requirements.txt. Arrivals are Poisson and wait for nobody (open loop); latency counts from the moment a request
 was due, so a slow server cannot hide. Every vector of every answer is compared with that of `quintet embed`. Writes a
-page and a plot beside it. `--seconds 4` gives a first look in two minutes; `--peer PYTHON` adds peer.py, run by that
+page and a plot beside it. `--seconds 4` gives a first look in two minutes and `--parts` less than all; a run that is ended writes
+what it has. `--peer PYTHON` adds peer.py, run by that
 Python, to the same load. soak.py is for hours, document.py for one long text, connections.py for many connections. The
 client takes its part of the processor: give the server `--threads` fewer than there are cores.
 """
@@ -32,9 +33,11 @@ from process import cpu_s, memory_kib  # noqa: E402
 from served import KEY, Served  # noqa: E402
 
 SHARES_OF_CAPACITY = [0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.25, 2.0]
+PARTS = ["saturation", "rising", "bulk", "sigterm"]
 SATURATING = 64  # requests in flight
 BULK = {"passages": 32, "document": 6}  # bulk requests in flight, beside queries
 QUERIES_PER_S = 10
+PEER_SHARE = 0.5  # of the capacity of the peer, for latencies
 QUEUE_S = 5.0  # the queue holds this much work, so that a short run reaches refusal,
 QUEUE_TOKENS = 40_000  # or five documents
 
@@ -68,10 +71,10 @@ async def saturate(args, requests):
     return {"wall": tokens / wall, "cpu": tokens / cpu, "outcomes": outcomes}
 
 
-async def rising(args, requests, capacity):
+async def rising(args, requests, capacity, measured):
     """Each step on the same server: rate, tokens a second, outcomes."""
     mean = sum(request.tokens for request in requests) / len(requests)
-    queue_tokens, steps = max(QUEUE_TOKENS, int(capacity * QUEUE_S)), []
+    queue_tokens = measured["queue_tokens"] = max(QUEUE_TOKENS, int(capacity * QUEUE_S))
     with serve(args, "--max-queue-tokens", str(queue_tokens)) as server:
         for seed, share in enumerate(SHARES_OF_CAPACITY):
             rate = share * capacity / mean
@@ -82,13 +85,12 @@ async def rising(args, requests, capacity):
             done = sum(outcome.tokens for outcome in outcomes if outcome.status == 200)
             late = max((outcome.sent - outcome.due for outcome in outcomes), default=0.0)
             memory = memory_kib(server.process.pid)
-            steps.append({"share": share, "rate": rate, "tokens_per_s": done / wall, "outcomes": outcomes,
-                          "late_s": late, "memory_kib": memory})
+            measured["steps"].append({"share": share, "rate": rate, "tokens_per_s": done / wall, "outcomes": outcomes,
+                                      "late_s": late, "memory_kib": memory})
             print(f"  {share:4.2f} of capacity: {len(outcomes)} requests", file=sys.stderr)
-    return {"queue_tokens": queue_tokens, "steps": steps}
 
 
-async def beside_bulk(args, requests):
+async def beside_bulk(args, requests, answers):
     """Latencies of short queries alone and beside bulk work that never ends."""
     queries = [request for request in requests if request.kind == "query"]
     passages = [request for request in requests if request.kind == "passages"]
@@ -100,17 +102,15 @@ async def beside_bulk(args, requests):
         "documents": (documents, None),
         "documents, `X-Tier: batch`": (documents, "batch"),
     }
-    answers = {}
     for name, bulk in cases.items():
         with serve(args) as server:
             async with Client(server.url, KEY) as client:
                 await client.open_loop(queries, QUERIES_PER_S, 1)
                 load = bulk and asyncio.create_task(client.closed_loop(bulk[0], BULK[bulk[0][0].kind], args.seconds + 1, bulk[1]))
                 await asyncio.sleep(1 if bulk else 0)
-                answers[name] = await client.open_loop(queries, QUERIES_PER_S, args.seconds)
-                answers[name + " (bulk)"] = await load if load else []
+                beside = await client.open_loop(queries, QUERIES_PER_S, args.seconds)
+                answers[name] = {"queries": beside, "bulk": await load if load else []}
         print(f"  beside {name}", file=sys.stderr)
-    return answers
 
 
 async def terminated(args, requests, capacity):
@@ -190,24 +190,22 @@ async def beside_peer(args, requests):
     return {"tokens_per_s": answers, "rate": rate, "latencies": latencies, "worst_cosine": worst}
 
 
-async def measure(args):
-    print("making requests", file=sys.stderr)
-    requests = mix.make(args.quintet, args.model, args.requests, args.corpus)
-    rounds = []
-    for number in range(args.rounds):
+async def measure(args, requests, measured):
+    """Fills `measured` part by part, so that a run that ends before its time leaves what it has."""
+    for number in range(args.rounds if "saturation" in args.parts else 0):
         print(f"saturation, round {number + 1}", file=sys.stderr)
-        rounds.append({"bench": bench(args, requests), "server": await saturate(args, requests)})
-    capacity = sorted(r["bench"]["wall"] for r in rounds)[len(rounds) // 2]
-    print(f"capacity {capacity:.0f} tokens/s; rising rates", file=sys.stderr)
-    measured = {"requests": requests, "rounds": rounds, "capacity": capacity}
-    measured |= await rising(args, requests, capacity)
-    measured["beside_bulk"] = await beside_bulk(args, requests)
-    print("SIGTERM", file=sys.stderr)
-    measured["terminated"] = await terminated(args, requests, capacity)
+        measured["rounds"].append({"bench": bench(args, requests), "server": await saturate(args, requests)})
+    rates = sorted(r["bench"]["wall"] for r in measured["rounds"])
+    capacity = measured["capacity"] = rates[len(rates) // 2] if rates else bench(args, requests)["wall"]
+    print(f"capacity {capacity:.0f} tokens/s", file=sys.stderr)
+    if "rising" in args.parts:
+        await rising(args, requests, capacity, measured)
+    if "bulk" in args.parts:
+        await beside_bulk(args, requests, measured["beside_bulk"])
+    if "sigterm" in args.parts:
+        measured["terminated"] = await terminated(args, requests, capacity)
     if args.peer:
-        print("peer", file=sys.stderr)
         measured["peer"] = await beside_peer(args, requests)
-    return measured
 
 
 def main():
@@ -218,15 +216,22 @@ def main():
     parser.add_argument("--precision", default="exact")
     parser.add_argument("--seconds", type=float, default=20, help="of each step")
     parser.add_argument("--rounds", type=int, default=3, help="of bench and saturation, taking turns")
+    parser.add_argument("--parts", default=",".join(PARTS), help="what is measured, with commas [%(default)s]")
     parser.add_argument("--requests", type=int, default=400, help="different ones")
     parser.add_argument("--peer", metavar="PYTHON", help="Python with what peer.py needs")
     parser.add_argument("--corpus", type=Path, help="text file whose words are sent")
     parser.add_argument("--output", type=Path, required=True, help="page to write; the plot goes beside it")
     args = parser.parse_args()
     load_before = os.getloadavg()[0]
-    measured = asyncio.run(measure(args))
-    wrong = report.write(args, measured, load_before)
-    print(args.output, file=sys.stderr)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended before its time"))
+    print("making requests", file=sys.stderr)
+    requests = mix.make(args.quintet, args.model, args.requests, args.corpus)
+    measured = {"rounds": [], "steps": [], "beside_bulk": {}}
+    try:
+        asyncio.run(measure(args, requests, measured))
+    finally:
+        wrong = report.write(args, requests, measured, load_before)
+        print(args.output, file=sys.stderr)
     if wrong:
         sys.exit(f"{wrong} answers were lost or wrong")
 

@@ -35,71 +35,22 @@ def machine():
     return f"{model}, {os.cpu_count()} cores"
 
 
-def write(args, measured, load_before):
-    """Writes the page and the plot; returns how many answers were lost, wrong or doubled."""
-    page, all_outcomes = [], []
-    requests, steps = measured["requests"], measured["steps"]
-    lens = [len(ids) for request in requests for ids in request.token_ids]
+def write(args, requests, measured, load_before):
+    """Writes the page and the plot of what was measured; returns how many answers were lost, wrong or doubled."""
     plot_file = args.output.with_suffix(".png")
-    page.append(f"""# `quintet serve` under load
+    lens = [len(ids) for request in requests for ids in request.token_ids]
+    page, all_outcomes = [f"""# `quintet serve` under load
 
-{datetime.date.today()}, {machine()}, {args.threads} thread(s) for the model, model {args.model}, precision {args.precision}; load average {load_before:.1f} before, {os.getloadavg()[0]:.1f} after. `python bench/load/load.py --threads {args.threads} --seconds {args.seconds:g} --rounds {args.rounds}`; the client runs on the same machine.
+{datetime.date.today()}, {machine()}, {args.threads} thread(s) for the model, model {args.model}, precision {args.precision}; load average {load_before:.1f} before, {os.getloadavg()[0]:.1f} after. `python bench/load/load.py --threads {args.threads} --seconds {args.seconds:g} --rounds {args.rounds} --requests {args.requests} --parts {args.parts}`; the client runs on the same machine.
 
-{len(requests)} different requests: {", ".join(f"{share:.0%} {kind}" for kind, share in mix.SHARES.items())}; texts of {percentile(lens, 0.5)} tokens in the median, {percentile(lens, 0.9)} at 90 %, {max(lens)} at most; {sum(lens) / len(requests):.0f} tokens a request. Every vector of every answer was compared with that of `quintet embed`.
-
-## Saturation
-
-{len(measured["rounds"])} rounds of `quintet bench` on the same texts and of the server with 64 requests in flight, taking turns; tokens/s.
-
-| round | bench | server | ratio | bench, per CPU second | server, per CPU second | ratio |
-| --- | --- | --- | --- | --- | --- | --- |""")
-    for number, turn in enumerate(measured["rounds"], 1):
-        bench, server = turn["bench"], turn["server"]
-        all_outcomes += server["outcomes"]
-        page.append(f"| {number} | {bench['wall']:,.0f} | {server['wall']:,.0f} | {server['wall'] / bench['wall']:.3f} "
-                    f"| {bench['cpu']:,.0f} | {server['cpu']:,.0f} | {server['cpu'] / bench['cpu']:.3f} |")
-    page.append(f"""
-## Rising rates
-
-Poisson arrivals, open loop, {args.seconds:g} s each, at shares of bench's {measured["capacity"]:,.0f} tokens/s. The queue was limited to {measured["queue_tokens"]:,} tokens. Latency in ms from the moment a request was due; `late` is how far the client itself was behind at most.
-
-| share | requests/s | answered | refused | tokens/s | query p50 | p99 | passages p50 | p99 | document p50 | p99 | late | memory, MB |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |""")
-    for step in steps:
-        outcomes = step["outcomes"]
+{len(requests)} different requests: {", ".join(f"{share:.0%} {kind}" for kind, share in mix.SHARES.items())}; texts of {percentile(lens, 0.5)} tokens in the median, {percentile(lens, 0.9)} at 90 %, {max(lens)} at most; {sum(lens) / len(requests):.0f} tokens a request. Every vector of every answer was compared with that of `quintet embed`."""], []
+    for part in (saturation, rising, bulk, sigterm):
+        lines, outcomes = part(args, measured)
+        page += lines
         all_outcomes += outcomes
-        cells = [f"{step['share']:.2f}", f"{step['rate']:.1f}", str(sum(o.status == 200 for o in outcomes)),
-                 str(sum(o.status == 503 for o in outcomes)), f"{step['tokens_per_s']:,.0f}"]
-        for kind in KINDS:
-            of_kind = [o for o in outcomes if o.kind == kind]
-            cells += [ms(of_kind, 0.5), ms(of_kind, 0.99)]
-        page.append(f"| {' | '.join(cells)} | {step['late_s'] * 1000:.0f} | {step['memory_kib'] / 1024:.0f} |")
-    page.append(f"""
-![latency and throughput by rate]({plot_file.name})
-
-## Short queries beside bulk work
-
-10 queries a second for {args.seconds:g} s while 32 requests of passages or 6 documents are always in flight; ms.
-
-| beside | queries | p50 | p90 | p99 | most | bulk, tokens/s |
-| --- | --- | --- | --- | --- | --- | --- |""")
-    cases = measured["beside_bulk"]
-    for name in [name for name in cases if not name.endswith("(bulk)")]:
-        outcomes, bulk = cases[name], cases[name + " (bulk)"]
-        all_outcomes += outcomes + bulk
-        span = max(o.ended for o in bulk) - min(o.sent for o in bulk) if bulk else 1
-        page.append(f"| {name} | {len(outcomes)} | {ms(outcomes, 0.5)} | {ms(outcomes, 0.9)} | {ms(outcomes, 0.99)} "
-                    f"| {ms(outcomes, 1)} | {sum(o.tokens for o in bulk if o.status == 200) / span:,.0f} |")
-    stop = measured["terminated"]
-    before, waiting, after = stop["before"], stop["waiting"], stop["after"]
-    all_outcomes += before
-    broken = [o for o in before if o.status == 0]
-    page.append(f"""
-## SIGTERM in mid-load
-
-At 1.2 of capacity. {len(before)} requests were sent before the signal, {len(waiting)} of them had no answer yet: {sum(o.right for o in waiting)} were answered in full, {sum(o.status == 503 for o in waiting)} refused in order, {len(broken)} lost. The last answer came {stop["stopped_s"]:.1f} s after the signal; exit code {stop["code"]}. Of {len(after)} sent afterwards {sum(o.status == 200 for o in after)} were answered, {sum(o.status == 503 for o in after)} refused, {sum(o.status == 0 for o in after)} found nobody.""")
-    if broken:
-        page.append("\n" + "\n".join(sorted({f"- {o.words}" for o in broken})))
+    if "rising" in args.parts and measured["steps"]:
+        page.append(f"\n![latency and throughput by rate]({plot_file.name})")
+        plot(measured, plot_file)
     if "peer" in measured:
         page.append(beside_peer(args, measured["peer"]))
     failures = lost(all_outcomes)
@@ -111,8 +62,82 @@ At 1.2 of capacity. {len(before)} requests were sent before the signal, {len(wai
     if failures:
         page.append("\n".join(sorted({f"- {o.kind}, {o.status}: {o.words or 'another vector'}" for o in failures})[:20]))
     args.output.write_text("\n".join(page))
-    plot(measured, plot_file)
     return len(failures) + doubled(all_outcomes)
+
+
+def saturation(args, measured):
+    """Lines, and the outcomes that they rest on; so do the other parts."""
+    if not measured["rounds"]:
+        return [], []
+    lines, outcomes = [f"""
+## Saturation
+
+{len(measured["rounds"])} rounds of `quintet bench` on the same texts and of the server with 64 requests in flight, taking turns; tokens/s.
+
+| round | bench | server | ratio | bench, per CPU second | server, per CPU second | ratio |
+| --- | --- | --- | --- | --- | --- | --- |"""], []
+    for number, turn in enumerate(measured["rounds"], 1):
+        bench, server = turn["bench"], turn["server"]
+        outcomes += server["outcomes"]
+        lines.append(f"| {number} | {bench['wall']:,.0f} | {server['wall']:,.0f} | {server['wall'] / bench['wall']:.3f} "
+                     f"| {bench['cpu']:,.0f} | {server['cpu']:,.0f} | {server['cpu'] / bench['cpu']:.3f} |")
+    return lines, outcomes
+
+
+def rising(args, measured):
+    if not measured["steps"]:
+        return [], []
+    lines, all_outcomes = [f"""
+## Rising rates
+
+Poisson arrivals, open loop, {args.seconds:g} s each, at shares of bench's {measured["capacity"]:,.0f} tokens/s. The queue was limited to {measured["queue_tokens"]:,} tokens. Latency in ms from the moment a request was due; `late` is how far the client itself was behind at most.
+
+| share | requests/s | answered | refused | tokens/s | query p50 | p99 | passages p50 | p99 | document p50 | p99 | late | memory, MB |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"""], []
+    for step in measured["steps"]:
+        outcomes = step["outcomes"]
+        all_outcomes += outcomes
+        cells = [f"{step['share']:.2f}", f"{step['rate']:.1f}", str(sum(o.status == 200 for o in outcomes)),
+                 str(sum(o.status == 503 for o in outcomes)), f"{step['tokens_per_s']:,.0f}"]
+        for kind in KINDS:
+            of_kind = [o for o in outcomes if o.kind == kind]
+            cells += [ms(of_kind, 0.5), ms(of_kind, 0.99)]
+        lines.append(f"| {' | '.join(cells)} | {step['late_s'] * 1000:.0f} | {step['memory_kib'] / 1024:.0f} |")
+    return lines, all_outcomes
+
+
+def bulk(args, measured):
+    if not measured["beside_bulk"]:
+        return [], []
+    lines, all_outcomes = [f"""
+## Short queries beside bulk work
+
+10 queries a second for {args.seconds:g} s while 32 requests of passages or 6 documents are always in flight; ms.
+
+| beside | queries | p50 | p90 | p99 | most | bulk, tokens/s |
+| --- | --- | --- | --- | --- | --- | --- |"""], []
+    for name, case in measured["beside_bulk"].items():
+        queries, load = case["queries"], case["bulk"]
+        all_outcomes += queries + load
+        span = max(o.ended for o in load) - min(o.sent for o in load) if load else 1
+        lines.append(f"| {name} | {len(queries)} | {ms(queries, 0.5)} | {ms(queries, 0.9)} | {ms(queries, 0.99)} "
+                     f"| {ms(queries, 1)} | {sum(o.tokens for o in load if o.status == 200) / span:,.0f} |")
+    return lines, all_outcomes
+
+
+def sigterm(args, measured):
+    if "terminated" not in measured:
+        return [], []
+    stop = measured["terminated"]
+    before, waiting, after = stop["before"], stop["waiting"], stop["after"]
+    broken = [o for o in before if o.status == 0]
+    lines = [f"""
+## SIGTERM in mid-load
+
+At 1.2 of capacity. {len(before)} requests were sent before the signal, {len(waiting)} of them had no answer yet: {sum(o.right for o in waiting)} were answered in full, {sum(o.status == 503 for o in waiting)} refused in order, {len(broken)} lost. The last answer came {stop["stopped_s"]:.1f} s after the signal; exit code {stop["code"]}. Of {len(after)} sent afterwards {sum(o.status == 200 for o in after)} were answered, {sum(o.status == 503 for o in after)} refused, {sum(o.status == 0 for o in after)} found nobody."""]
+    if broken:
+        lines.append("\n" + "\n".join(sorted({f"- {o.words}" for o in broken})))
+    return lines, before
 
 
 def beside_peer(args, peer):

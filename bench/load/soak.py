@@ -12,6 +12,7 @@ import datetime
 import json
 import os
 import random
+import statistics
 import sys
 import time
 from collections import Counter
@@ -171,6 +172,10 @@ def page(args, soak, plot_file):
     part = max(1, len(memory) // 6)
     parts = [f"{max(memory[i * part:(i + 1) * part]):.1f}" for i in range(6) if memory[i * part:(i + 1) * part]]
     latencies = sorted(soak.latencies)
+    half = soak.samples[len(soak.samples) // 2:]
+    times, sizes = [at / 3600 for at, _ in half], [kib / 1024 for _, kib in half]
+    slope = statistics.linear_regression(times, sizes).slope if len(half) > 1 else float("nan")
+    allocator = os.environ.get("MALLOC_ARENA_MAX", "as it is")
 
     def ms(share):
         return f"{latencies[min(len(latencies) - 1, int(share * len(latencies)))] * 1000:.0f} ms" if latencies else "-"
@@ -196,6 +201,8 @@ Every route that runs the model, all tasks, {args.rate:g} requests a second; {HA
 | tokens left in the queue, bytes of bodies left | {soak.metric("quintet_queued_tokens"):.0f}, {soak.metric("quintet_body_bytes"):.0f} |
 | latency of answers p50, p99, most | {ms(0.5)}, {ms(0.99)}, {ms(1)} |
 | memory beside mapped files, most in each sixth of the time, MB | {", ".join(parts)} |
+| the same, least squares over the second half, MB an hour | {slope:+.1f}, about a mean of {statistics.mean(sizes):.1f} |
+| `MALLOC_ARENA_MAX` | {allocator} |
 
 ![memory by time]({plot_file.name})
 """
