@@ -788,7 +788,7 @@ fn an_operator_opens_credits_bounds_and_closes_accounts() {
     }
     let live = browser.get("/admin/live").body;
     assert!(live.contains("Storks Ltd") && live.contains("Herons"));
-    assert!(live.contains("Of the last 4 requests"), "{live}");
+    assert!(live.contains("Of the last 3 requests"), "{live}");
     assert_eq!(browser.get("/admin/accounts/acct-none").status, 404);
     let admin_home = browser.get("/admin");
     assert_eq!(admin_home.header("location"), "/admin/live");
