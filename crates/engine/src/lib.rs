@@ -38,6 +38,7 @@ mod error;
 mod input;
 pub mod late_chunking;
 mod precision;
+pub mod quality;
 mod task;
 pub mod tokenizer;
 pub mod weights;
