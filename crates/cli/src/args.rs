@@ -22,6 +22,7 @@ use crate::commands::pull::PullArgs;
 use crate::commands::serve::ServeArgs;
 use crate::commands::similarity::SimilarityArgs;
 use crate::commands::tokenize::TokenizeArgs;
+use crate::commands::tune::TuneArgs;
 use crate::commands::usage::UsageArgs;
 use crate::commands::verify::VerifyArgs;
 use crate::input::InputFormat;
@@ -54,6 +55,7 @@ pub(crate) enum Command {
     Info(InfoArgs),
     Verify(VerifyArgs),
     Bench(BenchArgs),
+    Tune(Box<TuneArgs>),
     Serve(Box<ServeArgs>),
     Config(Box<ConfigArgs>),
     Accounts(AccountsArgs),
@@ -94,6 +96,7 @@ Models:
 Check:
   verify      Compare a model's numbers with published or golden ones
   bench       Measure speed against what the processor can do
+  tune        Measure what smaller vectors cost, on your documents and queries
 
 Options:
 {options}

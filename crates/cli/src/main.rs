@@ -62,6 +62,7 @@ fn run(command: Command, settings: &Settings) -> anyhow::Result<()> {
         Command::Info(args) => commands::info::run(&args, settings),
         Command::Verify(args) => commands::verify::run(&args, settings),
         Command::Bench(args) => commands::bench::run(&args, settings),
+        Command::Tune(args) => commands::tune::run(&args, settings),
         Command::Serve(args) => commands::serve::run(&args, settings),
         Command::Config(args) => commands::config::run(&args, settings),
         Command::Accounts(args) => commands::accounts::run(&args, settings),

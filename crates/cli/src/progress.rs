@@ -22,6 +22,16 @@ pub(crate) fn calibrating(model: &str) -> ProgressBar {
     bar
 }
 
+/// A bar for the texts of a collection.
+pub(crate) fn measuring(precision: &'static str) -> ProgressBar {
+    let bar = bar(
+        Some(0),
+        "embedding in {msg} {wide_bar} {percent:>3} %  {elapsed} of about {duration}",
+    );
+    bar.set_message(precision);
+    bar
+}
+
 /// A bar for reading `total_bytes` of input, or a counter where their number is unknown. It is
 /// hidden when the rows go to the same terminal.
 pub(crate) fn embedding(total_bytes: Option<u64>, rows_on_stdout: bool) -> ProgressBar {

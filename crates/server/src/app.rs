@@ -32,8 +32,8 @@ use crate::model::Model;
 use crate::observe;
 use crate::pages;
 use crate::routes::{
-    account, admin, batches, classify, cohere, docs, embeddings, files, health, models, rerank,
-    segment, tei,
+    account, admin, batches, classify, cohere, docs, embeddings, files, health, models, quality,
+    rerank, segment, tei,
 };
 
 /// What every handler sees.
@@ -173,6 +173,8 @@ pub fn router(app: &SharedApp) -> Router {
         .route("/v1/classify", post(classify::classify))
         .route("/classify", post(classify::classify))
         .route("/v1/rerank", post(rerank::rerank))
+        // Quintet's own.
+        .route("/v1/quality", post(quality::quality))
         // Text Embeddings Inference's.
         .route("/rerank", post(tei::rerank))
         .route("/", post(tei::embed))

@@ -177,6 +177,10 @@ fn every_route_that_runs_the_model_is_billed_by_its_tokens() {
         ("/v1/classify", r#"{"input": ["a"], "labels": ["x", "y"]}"#),
         ("/v1/rerank", r#"{"query": "a", "documents": ["x", "y"]}"#),
         ("/rerank", r#"{"query": "a", "texts": ["x", "y"]}"#),
+        (
+            "/v1/quality",
+            r#"{"collection": "query,document\na,x\nb,y"}"#,
+        ),
         ("/embed", r#"{"inputs": "a"}"#),
         ("/embed_all", r#"{"inputs": "a"}"#),
         (

@@ -15,5 +15,6 @@ pub(crate) mod pull;
 pub(crate) mod serve;
 pub(crate) mod similarity;
 pub(crate) mod tokenize;
+pub(crate) mod tune;
 pub(crate) mod usage;
 pub(crate) mod verify;

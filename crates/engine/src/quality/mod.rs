@@ -237,9 +237,9 @@ pub fn recommended(
     reference: &Measurement,
     keep: f64,
 ) -> Option<usize> {
-    let bound = keep * reference.mean_ndcg();
+    let full = reference.mean_ndcg();
     let kept = measurements.iter().enumerate();
-    let kept = kept.filter(|(_, it)| bound > 0.0 && it.mean_ndcg() >= bound);
+    let kept = kept.filter(|(_, it)| full > 0.0 && it.mean_ndcg() >= keep * full);
     let best = kept.min_by(|(_, a), (_, b)| {
         let better = || b.mean_ndcg().total_cmp(&a.mean_ndcg());
         a.bytes.cmp(&b.bytes).then_with(better)
@@ -354,7 +354,7 @@ mod tests {
         assert_eq!(of(1.0), Some(0));
         assert_eq!(of(0.98), Some(1));
         assert_eq!(of(0.85), Some(3));
-        assert_eq!(of(0.3), Some(4));
+        assert_eq!(of(0.0), Some(4));
         assert_eq!(recommended(&all, &measurement(64, &[0.0]), 0.9), None);
     }
 

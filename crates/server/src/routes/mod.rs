@@ -1,6 +1,7 @@
 //! The handlers, one file a subject, and what they share.
 //!
 //! - `embeddings`, `classify`, `rerank`, `segment`, `models`: OpenAI's and Jina's
+//! - `quality`: what sizes and types of vectors cost, on the caller's own collection
 //! - `tei`: Text Embeddings Inference's; `cohere`: Cohere's
 //! - `account`, `admin`: what callers ask about money, and what operators change
 //! - `files`, `batches`: OpenAI's, for requests that may take a day
@@ -17,6 +18,7 @@ pub mod embeddings;
 pub mod files;
 pub mod health;
 pub mod models;
+pub mod quality;
 pub mod rerank;
 pub mod segment;
 pub mod tei;

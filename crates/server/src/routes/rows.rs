@@ -88,11 +88,13 @@ impl Handling {
 
 /// A field of the request that inputs came from, to name them in errors.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Field {
+pub(crate) enum Field<'a> {
     /// A field with one text.
     One(&'static str),
     /// A field with a list of so many.
     List(&'static str, usize),
+    /// A text of many lines, with the line of each input.
+    Lines(&'a [u64]),
 }
 
 /// The name of the input at `index` of those that the fields hold one after the other.
@@ -103,6 +105,8 @@ fn named(fields: &[Field], mut index: usize) -> String {
             Field::One(_) => index -= 1,
             Field::List(name, len) if index < len => return format!("{name}[{index}]"),
             Field::List(_, len) => index -= len,
+            Field::Lines(lines) if index < lines.len() => return format!("line {}", lines[index]),
+            Field::Lines(lines) => index -= lines.len(),
         }
     }
     format!("input[{index}]")
@@ -117,6 +121,7 @@ pub(crate) fn refused(error: BatchError, fields: &[Field]) -> ApiError {
     let refused = ApiError::from(error);
     match fields.last() {
         Some(Field::One(name) | Field::List(name, _)) if is_long => refused.param(*name),
+        Some(Field::Lines(_)) if is_long => refused.param("collection"),
         _ => refused,
     }
 }
@@ -141,7 +146,7 @@ pub(crate) async fn prepare(
     inputs: Vec<OwnedInput>,
     handling: &Handling,
     service: &Service,
-    fields: &[Field],
+    fields: &[Field<'_>],
 ) -> Result<Texts, ApiError> {
     let count = inputs.len();
     let (places, inputs) = without_empty(inputs, handling.empty, fields)?;
@@ -234,7 +239,7 @@ pub(crate) async fn embed(
     inputs: Vec<OwnedInput>,
     handling: &Handling,
     service: &Service,
-    fields: &[Field],
+    fields: &[Field<'_>],
 ) -> Result<Rows, ApiError> {
     let texts = prepare(inputs, handling, service, fields).await?;
     texts.embed(handling, service).await
@@ -308,5 +313,6 @@ mod tests {
         assert_eq!(named(&fields, 0), "query");
         assert_eq!(named(&fields, 1), "documents[0]");
         assert_eq!(named(&fields, 3), "documents[2]");
+        assert_eq!(named(&[Field::Lines(&[3, 8])], 1), "line 8");
     }
 }

@@ -1,0 +1,484 @@
+//! `quintet tune`: which vectors are small enough and good enough, measured on the user's own queries.
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::Args;
+use quintet_engine::quality::{
+    Collection, Difference, Measurement, QualityError, SAMPLE, Vectors, evaluate, recommended,
+};
+use quintet_engine::{Precision, Truncate};
+use serde::Serialize;
+
+use crate::args::{AdapterArg, ModelArgs, ThreadArgs, precision};
+use crate::failure::{UserError, note};
+use crate::input::InputError;
+use crate::model::{self, Located};
+use crate::output::Output;
+use crate::progress;
+use crate::settings::Settings;
+use crate::table::{Align, columns, grouped, size};
+
+/// Measure what smaller vectors cost, on your own documents and queries.
+///
+/// Embeds a collection once for each precision, ranks its documents for each query with vectors of
+/// every Matryoshka size, as float, int8 and binary, and shows nDCG@10 and recall beside the bytes
+/// that they take. Recommended are the smallest vectors that keep the wanted share of the nDCG@10
+/// of full-size floats in `exact`, and the fastest precision that keeps it with them.
+///
+/// A collection is CSV or JSONL. The simplest is CSV whose first line is `query,document`, and a
+/// query with a document that it should find in each line. `id` and `relevant` name further
+/// documents: in CSV with spaces between, in JSONL as a list, or as an object with grades.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  quintet tune                              a small sample
+  quintet tune questions.csv                query,document
+  quintet tune collection.jsonl --keep 95 --precision exact
+
+Lines of JSONL:
+  {\"query\": \"How do I get a new password?\", \"document\": \"Click on Forgotten below the form.\"}
+  {\"id\": \"d2\", \"document\": \"Parcels take two days.\"}
+  {\"query\": \"When does my parcel come?\", \"relevant\": [\"d2\"]}")]
+pub(crate) struct TuneArgs {
+    /// Documents and queries as CSV or JSONL, `-` for stdin [default: a built-in sample]
+    #[arg(value_name = "COLLECTION")]
+    collection: Option<PathBuf>,
+    /// Share of nDCG@10 that the recommended vectors shall keep
+    #[arg(long, value_name = "PERCENT", default_value = "98", value_parser = percent)]
+    keep: f64,
+    /// Places that recall is taken over
+    #[arg(long, value_name = "K", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    recall_at: u16,
+    /// Documents that storage is computed for
+    #[arg(long, value_name = "N", default_value_t = 1_000_000)]
+    documents: u64,
+    /// Price of embedding, in dollars per million tokens
+    #[arg(long, value_name = "USD", value_parser = dollars)]
+    price: Option<f64>,
+    /// Price of keeping vectors, in dollars per GB and month
+    #[arg(long, value_name = "USD", value_parser = dollars)]
+    storage_price: Option<f64>,
+    /// Cut texts that are longer than the model's context instead of refusing them
+    #[arg(long)]
+    truncate: bool,
+    /// Print {"model", "documents", "queries", "measurements": […], "recommended", …}
+    #[arg(long)]
+    json: bool,
+
+    /// Model: a hub id that was pulled, a directory, or a .safetensors or .gguf file
+    /// [env: QUINTET_MODEL] [default: jinaai/jina-embeddings-v3 if it was pulled, else the built-in mini]
+    #[arg(long, short, value_name = "ID|PATH", help_heading = "Model")]
+    model: Option<String>,
+    /// Add an adapter of your own, as `quintet embed` does
+    #[arg(long = "adapter", value_name = "NAME=PATH", help_heading = "Model")]
+    adapters: Vec<AdapterArg>,
+    /// Measure this precision only; may be repeated [default: all three]
+    #[arg(long = "precision", value_name = "PRECISION", help_heading = "Model", value_parser = precision())]
+    precisions: Vec<Precision>,
+    #[command(flatten)]
+    threads: ThreadArgs,
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    let percent: f64 = text.parse().map_err(|_| "expected a number".to_owned())?;
+    let is_one = (0.0..=100.0).contains(&percent);
+    is_one
+        .then_some(percent)
+        .ok_or_else(|| "expected 0 to 100".to_owned())
+}
+
+fn dollars(text: &str) -> Result<f64, String> {
+    let dollars: f64 = text.parse().map_err(|_| "expected a number".to_owned())?;
+    let is_price = dollars.is_finite() && dollars >= 0.0;
+    is_price
+        .then_some(dollars)
+        .ok_or_else(|| "expected 0 or more".to_owned())
+}
+
+/// One precision's pass over the collection.
+struct Pass {
+    precision: Precision,
+    tokens_per_s: f64,
+    measurements: Vec<Measurement>,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    model: &'a str,
+    documents: Texts,
+    queries: Texts,
+    recall_at: usize,
+    precisions: Vec<Speed>,
+    measurements: Vec<Measured>,
+    /// 0 to 1.
+    keep: f64,
+    /// A place in `measurements`.
+    recommended: Option<usize>,
+    projection: Projection,
+}
+
+#[derive(Serialize)]
+struct Texts {
+    count: usize,
+    tokens: usize,
+}
+
+#[derive(Serialize)]
+struct Speed {
+    precision: &'static str,
+    tokens_per_s: f64,
+}
+
+#[derive(Serialize)]
+struct Measured {
+    precision: &'static str,
+    dimensions: usize,
+    embedding_type: &'static str,
+    bytes: usize,
+    ndcg: f64,
+    recall: f64,
+    /// nDCG less that of full-size floats in the first precision, and half of its 95 % interval.
+    difference: f64,
+    interval: Option<f64>,
+}
+
+/// What the user's own number of documents comes to.
+#[derive(Serialize)]
+struct Projection {
+    documents: u64,
+    /// As many as the collection's have on average.
+    tokens: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    embedding_usd: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    storage_usd_per_gb_month: Option<f64>,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &TuneArgs, settings: &Settings) -> anyhow::Result<()> {
+    let collection = read(args.collection.as_deref())?;
+    let located = model::locate(args.model.as_deref(), settings)?;
+    let mut precisions = Precision::ALL.to_vec();
+    precisions.retain(|it| args.precisions.is_empty() || args.precisions.contains(it));
+    let mut passes = Vec::new();
+    let mut tokens = (0, 0);
+    for precision in precisions {
+        let (pass, vectors) = pass(precision, &collection, &located, args, settings)?;
+        tokens = (vectors.document_tokens, vectors.query_tokens);
+        passes.push(pass);
+    }
+    let (documents, queries) = (collection.documents.len(), collection.queries.len());
+    let projected = args.documents as f64 * tokens.0 as f64 / documents as f64;
+    let keep = args.keep / 100.0;
+    let report = Report {
+        model: &located.name,
+        documents: Texts {
+            count: documents,
+            tokens: tokens.0,
+        },
+        queries: Texts {
+            count: queries,
+            tokens: tokens.1,
+        },
+        recall_at: args.recall_at.into(),
+        measurements: measured(&passes),
+        keep,
+        recommended: recommendation(&passes, keep),
+        projection: Projection {
+            documents: args.documents,
+            tokens: projected as u64,
+            embedding_usd: args.price.map(|price| price * projected / 1e6),
+            storage_usd_per_gb_month: args.storage_price,
+        },
+        precisions: passes
+            .iter()
+            .map(|pass| Speed {
+                precision: pass.precision.name(),
+                tokens_per_s: pass.tokens_per_s,
+            })
+            .collect(),
+    };
+    let mut output = Output::stdout();
+    match args.json {
+        true => output.json(&report)?,
+        false => write!(output, "{}", report.drawn())?,
+    }
+    Ok(output.finish()?)
+}
+
+fn read(path: Option<&Path>) -> anyhow::Result<Collection> {
+    let Some(path) = path else {
+        note("no collection is named: measuring on a small built-in sample");
+        return Ok(Collection::read(SAMPLE)?);
+    };
+    let mut bytes = Vec::new();
+    let read = if path == Path::new("-") {
+        std::io::stdin().read_to_end(&mut bytes)
+    } else {
+        std::fs::File::open(path).and_then(|mut file| file.read_to_end(&mut bytes))
+    };
+    read.map_err(|source| InputError::Open {
+        path: path.to_owned(),
+        source,
+    })?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+        UserError::new(format!("line {line} of `{}` is not UTF-8", path.display()))
+            .hint("save the collection as UTF-8")
+    })?;
+    Ok(Collection::read(&text)?)
+}
+
+/// The model in one precision over all texts.
+fn pass(
+    precision: Precision,
+    collection: &Collection,
+    located: &Located,
+    args: &TuneArgs,
+    settings: &Settings,
+) -> anyhow::Result<(Pass, Vectors)> {
+    let model = ModelArgs {
+        model: args.model.clone(),
+        adapters: args.adapters.clone(),
+        precision,
+        threads: args.threads.clone(),
+    };
+    let embedder = model::load_located(located, &model, settings)?;
+    let truncate = match args.truncate {
+        true => Truncate::End,
+        false => Truncate::Error,
+    };
+    let bar = progress::measuring(precision.name());
+    let started = Instant::now();
+    let vectors = Vectors::embed(&embedder, collection, truncate, &|done, texts| {
+        bar.set_length(texts as u64);
+        bar.set_position(done as u64);
+    });
+    bar.finish_and_clear();
+    let vectors = vectors.map_err(refused)?;
+    let tokens = vectors.document_tokens + vectors.query_tokens;
+    let tokens_per_s = tokens as f64 / started.elapsed().as_secs_f64();
+    let sizes = &embedder.config().matryoshka_dimensions;
+    let pass = Pass {
+        precision,
+        tokens_per_s,
+        measurements: evaluate(collection, &vectors, sizes, args.recall_at.into()),
+    };
+    Ok((pass, vectors))
+}
+
+fn refused(error: QualityError) -> anyhow::Error {
+    match error {
+        QualityError::Embed(error) => error.into(),
+        error => UserError::new(error.to_string())
+            .hint("--truncate cuts what is too long")
+            .into(),
+    }
+}
+
+/// Floats at full size in the most exact precision.
+fn reference(passes: &[Pass]) -> Option<&Measurement> {
+    let measurements = passes.first()?.measurements.iter();
+    let floats = measurements.filter(|it| it.embedding_type == "float");
+    floats.max_by_key(|it| it.dimensions)
+}
+
+fn measured(passes: &[Pass]) -> Vec<Measured> {
+    let Some(reference) = reference(passes) else {
+        return Vec::new();
+    };
+    let measurements = passes.iter().flat_map(|pass| {
+        let measurements = pass.measurements.iter();
+        measurements.map(|it| (pass.precision, it))
+    });
+    measurements
+        .map(|(precision, it)| {
+            let Difference { mean, interval } = it.difference(reference);
+            Measured {
+                precision: precision.name(),
+                dimensions: it.dimensions,
+                embedding_type: it.embedding_type,
+                bytes: it.bytes,
+                ndcg: it.mean_ndcg(),
+                recall: it.mean_recall(),
+                difference: mean,
+                interval,
+            }
+        })
+        .collect()
+}
+
+/// The place, among those of all passes, of the smallest vectors that keep enough in the first pass, in
+/// the fastest precision that keeps enough with them.
+fn recommendation(passes: &[Pass], keep: f64) -> Option<usize> {
+    let reference = reference(passes)?;
+    let place = recommended(&passes.first()?.measurements, reference, keep)?;
+    let bound = keep * reference.mean_ndcg();
+    let keeps = |pass: &Pass| pass.measurements[place].mean_ndcg() >= bound;
+    let fitting = passes.iter().enumerate().filter(|(_, pass)| keeps(pass));
+    let (fastest, pass) =
+        fitting.max_by(|(_, a), (_, b)| a.tokens_per_s.total_cmp(&b.tokens_per_s))?;
+    Some(fastest * pass.measurements.len() + place)
+}
+
+impl Report<'_> {
+    fn drawn(&self) -> String {
+        let ndcg = self.table("nDCG@10, %", |it| format!("{:.1}", 100.0 * it.ndcg));
+        let recall = format!("recall@{}, %", self.recall_at);
+        let recall = self.table(&recall, |it| format!("{:.1}", 100.0 * it.recall));
+        format!(
+            "{}: {} documents, {} queries\n\n{ndcg}\n{recall}\n{}\n{}",
+            self.model,
+            grouped(self.documents.count),
+            grouped(self.queries.count),
+            self.costs(),
+            self.advice(),
+        )
+    }
+
+    fn sizes(&self) -> Vec<usize> {
+        let mut sizes: Vec<usize> = self.measurements.iter().map(|it| it.dimensions).collect();
+        sizes.sort_unstable();
+        sizes.dedup();
+        sizes
+    }
+
+    /// A line for each precision and type, a column for each size.
+    fn table(&self, title: &str, cell: impl Fn(&Measured) -> String) -> String {
+        let sizes = self.sizes();
+        let mut head = vec![title.to_owned(), String::new()];
+        head.extend(sizes.iter().map(usize::to_string));
+        let mut rows = vec![head];
+        for speed in &self.precisions {
+            for kind in ["float", "int8", "binary"] {
+                let of = self.measurements.iter();
+                let of =
+                    of.filter(|it| it.precision == speed.precision && it.embedding_type == kind);
+                let mut row = vec![speed.precision.to_owned(), kind.to_owned()];
+                row.extend(of.map(&cell));
+                rows.push(row);
+            }
+        }
+        columns(&rows, &aligned(sizes.len()))
+    }
+
+    /// What a type and a size take, whatever the precision, and what a precision gives.
+    fn costs(&self) -> String {
+        let projection = &self.projection;
+        let sizes = self.sizes();
+        let mut head = vec![
+            format!("{} documents", grouped(projection.documents as usize)),
+            String::new(),
+        ];
+        head.extend(sizes.iter().map(usize::to_string));
+        let mut rows = vec![head];
+        let first = self.precisions.first().map(|it| it.precision);
+        for kind in ["float", "int8", "binary"] {
+            let of = self.measurements.iter();
+            let of = of.filter(|it| Some(it.precision) == first && it.embedding_type == kind);
+            let bytes: Vec<u64> = of
+                .map(|it| it.bytes as u64 * projection.documents)
+                .collect();
+            let mut row = vec!["storage".to_owned(), kind.to_owned()];
+            row.extend(bytes.iter().map(|bytes| size(*bytes)));
+            rows.push(row);
+            if let Some(price) = projection.storage_usd_per_gb_month {
+                let mut row = vec!["a month".to_owned(), kind.to_owned()];
+                row.extend(
+                    bytes
+                        .iter()
+                        .map(|bytes| format!("${:.2}", price * *bytes as f64 / 1e9)),
+                );
+                rows.push(row);
+            }
+        }
+        let mut text = columns(&rows, &aligned(sizes.len()));
+        let tokens = grouped(projection.tokens as usize);
+        text.push_str(&format!("{tokens} tokens to embed"));
+        match projection.embedding_usd {
+            Some(usd) => text.push_str(&format!(", ${usd:.2}\n")),
+            None => text.push('\n'),
+        }
+        for speed in &self.precisions {
+            let rate = speed.tokens_per_s;
+            let hours = projection.tokens as f64 / rate / 3600.0;
+            text.push_str(&format!(
+                "{:<8}  {:.0} tokens/s here, {hours:.1} hours\n",
+                speed.precision, rate
+            ));
+        }
+        text
+    }
+
+    fn advice(&self) -> String {
+        let Some(it) = self
+            .recommended
+            .and_then(|place| self.measurements.get(place))
+        else {
+            return "no vectors find what they should: look at the collection\n".to_owned();
+        };
+        let bytes = it.bytes as u64 * self.projection.documents;
+        let interval = it.interval.map_or(String::new(), |interval| {
+            format!(" ± {:.1}", 100.0 * interval)
+        });
+        format!(
+            "recommended: --precision {} --dimensions {} --type {}\n{} in place of full-size floats' {}, \
+             nDCG@10 {:.1} ({:+.1}{interval}, 95 %)\n",
+            it.precision,
+            it.dimensions,
+            it.embedding_type,
+            size(bytes),
+            size(self.full_bytes() * self.projection.documents),
+            100.0 * it.ndcg,
+            100.0 * it.difference,
+        )
+    }
+
+    fn full_bytes(&self) -> u64 {
+        let bytes = self.measurements.iter().map(|it| it.bytes as u64);
+        bytes.max().unwrap_or_default()
+    }
+}
+
+fn aligned(sizes: usize) -> Vec<Align> {
+    let mut align = vec![Align::Left, Align::Left];
+    align.resize(2 + sizes, Align::Right);
+    align
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pass(precision: Precision, tokens_per_s: f64, ndcg: [f64; 2]) -> Pass {
+        let of = |dimensions, ndcg| Measurement {
+            dimensions,
+            embedding_type: "float",
+            bytes: 4 * dimensions,
+            ndcg: vec![ndcg],
+            recall: vec![ndcg],
+        };
+        Pass {
+            precision,
+            tokens_per_s,
+            measurements: vec![of(32, ndcg[0]), of(64, ndcg[1])],
+        }
+    }
+
+    #[test]
+    fn the_fastest_precision_that_keeps_enough_is_recommended() {
+        let passes = [
+            pass(Precision::Exact, 1.0, [0.90, 1.0]),
+            pass(Precision::Balanced, 2.0, [0.89, 1.0]),
+            pass(Precision::Fast, 3.0, [0.80, 0.97]),
+        ];
+        assert_eq!(recommendation(&passes, 0.99), Some(3));
+        assert_eq!(recommendation(&passes, 0.95), Some(5));
+        assert_eq!(recommendation(&passes, 0.90), Some(0));
+        assert_eq!(recommendation(&passes, 0.85), Some(2));
+        assert_eq!(recommendation(&passes[2..], 1.0), Some(1));
+    }
+}
