@@ -1,7 +1,13 @@
 /** Requests of the playground to this server's public routes. */
 import { signs } from "./vectors.js";
 
-export class Problem extends Error {}
+/** Words for the person; `param` is the part of the request that they are about. */
+export class Problem extends Error {
+  constructor(words, param) {
+    super(words);
+    this.param = param;
+  }
+}
 
 /** Texts of one request; between two, a run can show how far it is. */
 const GROUP = 32;
@@ -20,7 +26,7 @@ export async function ask(path, body, { key, signal }) {
   if (response.ok && answer) return answer;
   const words = answer?.error?.message ?? answer?.error ?? `The server answered ${response.status}.`;
   const wait = response.headers.get("retry-after");
-  throw new Problem(wait ? `${words}. Try again in ${wait} s.` : String(words));
+  throw new Problem(wait ? `${words}. Try again in ${wait} s.` : String(words), answer?.error?.param);
 }
 
 /** The body of an embedding request. */

@@ -40,6 +40,7 @@ fn every_page_is_whole_and_loads_nothing_from_elsewhere() {
     let others = [
         "/",
         "/playground",
+        "/quality",
         "/compare",
         "/compare?models=quintet/mini,BAAI/bge-m3",
     ];
@@ -104,7 +105,13 @@ fn pages_need_no_key_and_the_api_beside_them_does() {
         auth: Auth::key(&"sesame".into()),
         ..Config::default()
     });
-    for path in ["/", "/models/quintet/mini", "/compare", "/playground"] {
+    for path in [
+        "/",
+        "/models/quintet/mini",
+        "/compare",
+        "/playground",
+        "/quality",
+    ] {
         assert_eq!(page(&server, path).status, 200, "{path}");
     }
     assert_eq!(server.get("/models/mini").status, 401);

@@ -144,7 +144,11 @@ fn what_is_refused_is_named() {
         .collect();
     for (body, param, words) in [
         (json!({}), "collection", "is missing"),
-        (json!({"collection": ""}), "collection", "The first line is"),
+        (
+            json!({"collection": ""}),
+            "collection",
+            "There are 0 documents",
+        ),
         (
             json!({"collection": "query,document\na,A\n,\n"}),
             "collection",

@@ -324,17 +324,25 @@ fn recommendation(passes: &[Pass], keep: f64) -> Option<usize> {
     Some(fastest * pass.measurements.len() + place)
 }
 
+const TYPES: [&str; 3] = ["float", "int8", "binary"];
+
 impl Report<'_> {
     fn drawn(&self) -> String {
-        let ndcg = self.table("nDCG@10, %", |it| format!("{:.1}", 100.0 * it.ndcg));
         let recall = format!("recall@{}, %", self.recall_at);
-        let recall = self.table(&recall, |it| format!("{:.1}", 100.0 * it.recall));
+        let mut rows = self.rows("nDCG@10, %", |it| format!("{:.1}", 100.0 * it.ndcg));
+        rows.push(Vec::new());
+        rows.extend(self.rows(&recall, |it| format!("{:.1}", 100.0 * it.recall)));
+        rows.push(Vec::new());
+        rows.extend(self.storage());
+        let mut align = vec![Align::Left, Align::Left];
+        align.resize(2 + self.sizes().len(), Align::Right);
         format!(
-            "{}: {} documents, {} queries\n\n{ndcg}\n{recall}\n{}\n{}",
+            "{}: {} documents, {} queries\n\n{}\n{}\n{}",
             self.model,
             grouped(self.documents.count),
             grouped(self.queries.count),
-            self.costs(),
+            columns(&rows, &align),
+            self.embedding(),
             self.advice(),
         )
     }
@@ -346,107 +354,101 @@ impl Report<'_> {
         sizes
     }
 
-    /// A line for each precision and type, a column for each size.
-    fn table(&self, title: &str, cell: impl Fn(&Measured) -> String) -> String {
-        let sizes = self.sizes();
+    fn head(&self, title: &str) -> Vec<String> {
         let mut head = vec![title.to_owned(), String::new()];
-        head.extend(sizes.iter().map(usize::to_string));
-        let mut rows = vec![head];
-        for speed in &self.precisions {
-            for kind in ["float", "int8", "binary"] {
-                let of = self.measurements.iter();
-                let of =
-                    of.filter(|it| it.precision == speed.precision && it.embedding_type == kind);
-                let mut row = vec![speed.precision.to_owned(), kind.to_owned()];
-                row.extend(of.map(&cell));
-                rows.push(row);
-            }
-        }
-        columns(&rows, &aligned(sizes.len()))
+        head.extend(self.sizes().iter().map(usize::to_string));
+        head
     }
 
-    /// What a type and a size take, whatever the precision, and what a precision gives.
-    fn costs(&self) -> String {
-        let projection = &self.projection;
-        let sizes = self.sizes();
-        let mut head = vec![
-            format!("{} documents", grouped(projection.documents as usize)),
-            String::new(),
-        ];
-        head.extend(sizes.iter().map(usize::to_string));
-        let mut rows = vec![head];
-        let first = self.precisions.first().map(|it| it.precision);
-        for kind in ["float", "int8", "binary"] {
-            let of = self.measurements.iter();
-            let of = of.filter(|it| Some(it.precision) == first && it.embedding_type == kind);
-            let bytes: Vec<u64> = of
-                .map(|it| it.bytes as u64 * projection.documents)
-                .collect();
-            let mut row = vec!["storage".to_owned(), kind.to_owned()];
-            row.extend(bytes.iter().map(|bytes| size(*bytes)));
-            rows.push(row);
-            if let Some(price) = projection.storage_usd_per_gb_month {
-                let mut row = vec!["a month".to_owned(), kind.to_owned()];
-                row.extend(
-                    bytes
-                        .iter()
-                        .map(|bytes| format!("${:.2}", price * *bytes as f64 / 1e9)),
-                );
+    fn of<'a>(&'a self, precision: &'a str, kind: &'a str) -> impl Iterator<Item = &'a Measured> {
+        let all = self.measurements.iter();
+        all.filter(move |it| it.precision == precision && it.embedding_type == kind)
+    }
+
+    /// A line for each precision and type, a column for each size.
+    fn rows(&self, title: &str, cell: impl Fn(&Measured) -> String) -> Vec<Vec<String>> {
+        let mut rows = vec![self.head(title)];
+        for speed in &self.precisions {
+            for kind in TYPES {
+                let mut row = vec![speed.precision.to_owned(), kind.to_owned()];
+                row.extend(self.of(speed.precision, kind).map(&cell));
                 rows.push(row);
             }
         }
-        let mut text = columns(&rows, &aligned(sizes.len()));
-        let tokens = grouped(projection.tokens as usize);
-        text.push_str(&format!("{tokens} tokens to embed"));
-        match projection.embedding_usd {
-            Some(usd) => text.push_str(&format!(", ${usd:.2}\n")),
-            None => text.push('\n'),
+        rows
+    }
+
+    /// What a type and a size take, which is the same in each precision.
+    fn storage(&self) -> Vec<Vec<String>> {
+        let documents = self.projection.documents;
+        let first = self.precisions.first().map_or("", |it| it.precision);
+        let mut rows = vec![self.head(&format!("{} documents", grouped(documents as usize)))];
+        let mut push = |what: &str, kind: &str, cell: &dyn Fn(f64) -> String| {
+            let mut row = vec![what.to_owned(), kind.to_owned()];
+            row.extend(
+                self.of(first, kind)
+                    .map(|it| cell(it.bytes as f64 * documents as f64)),
+            );
+            rows.push(row);
+        };
+        for kind in TYPES {
+            push("storage", kind, &|bytes| size(bytes as u64));
         }
-        for speed in &self.precisions {
-            let rate = speed.tokens_per_s;
-            let hours = projection.tokens as f64 / rate / 3600.0;
-            text.push_str(&format!(
-                "{:<8}  {:.0} tokens/s here, {hours:.1} hours\n",
-                speed.precision, rate
-            ));
+        if let Some(price) = self.projection.storage_usd_per_gb_month {
+            for kind in TYPES {
+                push("a month", kind, &|bytes| {
+                    format!("${:.2}", price * bytes / 1e9)
+                });
+            }
         }
-        text
+        rows
+    }
+
+    /// What embedding them all takes.
+    fn embedding(&self) -> String {
+        let projection = &self.projection;
+        let price = projection.embedding_usd;
+        let price = price.map_or(String::new(), |usd| format!(", ${usd:.2}"));
+        let rows = self.precisions.iter().map(|speed| {
+            let hours = projection.tokens as f64 / speed.tokens_per_s / 3600.0;
+            vec![
+                speed.precision.to_owned(),
+                format!("{:.0} tokens/s here", speed.tokens_per_s),
+                format!("{hours:.1} hours"),
+            ]
+        });
+        let rows: Vec<Vec<String>> = rows.collect();
+        format!(
+            "{} tokens to embed{price}\n{}",
+            grouped(projection.tokens as usize),
+            columns(&rows, &[Align::Left, Align::Right, Align::Right]),
+        )
     }
 
     fn advice(&self) -> String {
-        let Some(it) = self
+        let recommended = self
             .recommended
-            .and_then(|place| self.measurements.get(place))
-        else {
+            .and_then(|place| self.measurements.get(place));
+        let Some(it) = recommended else {
             return "no vectors find what they should: look at the collection\n".to_owned();
         };
-        let bytes = it.bytes as u64 * self.projection.documents;
+        let stored = |bytes: usize| size(bytes as u64 * self.projection.documents);
+        let full = self.measurements.iter().map(|it| it.bytes).max();
         let interval = it.interval.map_or(String::new(), |interval| {
             format!(" ± {:.1}", 100.0 * interval)
         });
         format!(
             "recommended: --precision {} --dimensions {} --type {}\n{} in place of full-size floats' {}, \
-             nDCG@10 {:.1} ({:+.1}{interval}, 95 %)\n",
+             nDCG@10 {:.1} ({:+.1}{interval} at 95 %)\n",
             it.precision,
             it.dimensions,
             it.embedding_type,
-            size(bytes),
-            size(self.full_bytes() * self.projection.documents),
+            stored(it.bytes),
+            stored(full.unwrap_or_default()),
             100.0 * it.ndcg,
             100.0 * it.difference,
         )
     }
-
-    fn full_bytes(&self) -> u64 {
-        let bytes = self.measurements.iter().map(|it| it.bytes as u64);
-        bytes.max().unwrap_or_default()
-    }
-}
-
-fn aligned(sizes: usize) -> Vec<Align> {
-    let mut align = vec![Align::Left, Align::Left];
-    align.resize(2 + sizes, Align::Right);
-    align
 }
 
 #[cfg(test)]

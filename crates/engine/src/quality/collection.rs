@@ -145,7 +145,7 @@ impl Collection {
         let mut reading = Reading::default();
         if text.trim_start().starts_with('{') {
             read_json(text, &mut reading)?;
-        } else {
+        } else if !text.trim().is_empty() {
             read_csv(text, &mut reading)?;
         }
         reading.finish()
@@ -393,7 +393,7 @@ impl CollectionError {
             Self::Json { .. } => {
                 "a line is an object such as {\"query\": \"…\", \"document\": \"…\"}"
             }
-            Self::Header { .. } => {
+            Self::Header { .. } | Self::TooFew { .. } => {
                 "the simplest collection is CSV whose first line is `query,document`, and a query with its \
                  document in each line"
             }
@@ -510,8 +510,8 @@ mod tests {
              and `query` among them"
         );
         assert_eq!(
-            error(""),
-            "the first line is \"\", expected a JSON object or the names of columns, `document` and `query` among them"
+            error(" \n"),
+            "there are 0 documents and 0 queries, expected 2 and 1 at least"
         );
     }
 

@@ -18,7 +18,7 @@ macro_rules! asset {
     };
 }
 
-const FILES: [(&str, &str, &str); 14] = [
+const FILES: [(&str, &str, &str); 16] = [
     asset!("page.css", CSS),
     asset!("icon.svg", "image/svg+xml"),
     asset!("account.js", SCRIPT),
@@ -33,6 +33,8 @@ const FILES: [(&str, &str, &str); 14] = [
     asset!("code.js", SCRIPT),
     asset!("draw.js", SCRIPT),
     asset!("vectors.js", SCRIPT),
+    asset!("quality.js", SCRIPT),
+    asset!("dial.js", SCRIPT),
 ];
 
 /// Part of every asset's address, so that browsers may keep what they have until it changes.

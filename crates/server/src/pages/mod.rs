@@ -1,8 +1,9 @@
-//! What a person sees who opens the server in a browser: the catalogue, a page a model, a comparison
-//! and a playground, and in a hosted service the account and what its operator needs. Written here, with style sheet and scripts from the program; nothing comes from
-//! elsewhere, and a page that runs no scripts still reads whole.
+//! What a person sees who opens the server in a browser: the catalogue, a page a model, a comparison, a
+//! playground and a quality dial, and in a hosted service the account and what its operator needs.
+//! Written here, with style sheet and scripts from the program; nothing comes from elsewhere, and a page
+//! that runs no scripts still reads whole.
 //!
-//! - `models`, `model`, `compare`, `playground`: a page each, with the template of its name
+//! - `models`, `model`, `compare`, `playground`, `quality`: a page each, with the template of its name
 //! - `sign_in`, `account`, `admin`: behind the door; `session`: who is let in; `form`: what they write;
 //!   `usage_view`: their usage, drawn
 //! - `frame`: what all pages share; `assets`: style sheet and scripts
@@ -19,6 +20,7 @@ mod model;
 mod models;
 mod numbers;
 mod playground;
+mod quality;
 mod quick_start;
 mod session;
 mod sign_in;
@@ -85,6 +87,7 @@ pub(crate) fn routes(app: &SharedApp) -> Router<SharedApp> {
         .route("/", get(models::page))
         .route("/compare", get(compare::page))
         .route("/playground", get(playground::page))
+        .route("/quality", get(quality::page))
         .route("/assets/{version}/{name}", get(assets::file))
         .merge(behind_the_door)
 }

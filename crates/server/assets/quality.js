@@ -1,0 +1,131 @@
+/** The quality dial: a collection to the server, its numbers to the dial. */
+import { Problem, ask } from "./api.js";
+import { code } from "./code.js";
+import { copyButtons } from "./copy.js";
+import { advice, chart, costs, recommended, table } from "./dial.js";
+import { element } from "./draw.js";
+
+document.documentElement.classList.add("js");
+const byId = (id) => document.getElementById(id);
+const { model, price, origin, bytes } = byId("quality").dataset;
+
+let running;
+/** The last answer, and the row that the dial stands at. */
+let last, chosen;
+
+async function run() {
+  running?.abort();
+  const own = (running = new AbortController());
+  const started = performance.now();
+  busy(true);
+  try {
+    const collection = byId("collection").value;
+    if (!collection.trim()) throw new Problem("There is no collection yet. Paste one, open a file, or try the sample.");
+    const body = { model, collection, recall_at: Number(byId("recall").value), ...(byId("truncate").value && { truncate: byId("truncate").value }) };
+    show(await ask("/v1/quality", body, { key: byId("key")?.value ?? "", signal: own.signal }), performance.now() - started);
+  } catch (error) {
+    if (error.name === "AbortError") {
+      if (running === own) byId("receipt").textContent = "Stopped.";
+    } else {
+      problem(error instanceof Problem ? words(error) : String(error));
+    }
+  } finally {
+    if (running === own) {
+      running = undefined;
+      busy(false);
+    }
+  }
+}
+
+/** A refused text is named by its line. */
+const words = ({ message, param }) => (param?.startsWith("line ") ? `L${param.slice(1)}: ${message}` : message);
+
+function busy(is) {
+  byId("stop").hidden = byId("progress").hidden = !is;
+  byId("run").disabled = byId("try").disabled = is;
+  if (is) {
+    byId("problem").hidden = true;
+    byId("receipt").textContent = "Running…";
+  }
+}
+
+function problem(text) {
+  byId("problem").textContent = text;
+  byId("problem").hidden = false;
+  byId("receipt").textContent = "";
+}
+
+function show(answer, ms) {
+  last = answer;
+  const { documents, queries, usage } = answer;
+  const parts = [
+    `${answer.model} answered in ${answer.precision}`, `${documents.count.toLocaleString("en")} documents, ${queries.count.toLocaleString("en")} ${queries.count === 1 ? "query" : "queries"}`,
+    `${usage.total_tokens.toLocaleString("en")} tokens`, `${Math.round(ms).toLocaleString("en")} ms`,
+  ];
+  if (Number(price)) parts.push(`$${((usage.total_tokens * price) / 1e12).toFixed(9).replace(/0+$/, "")}`);
+  byId("receipt").textContent = [...parts, answer.system_fingerprint].join(" · ");
+  byId("nothing").hidden = true;
+  byId("result").hidden = false;
+  turn();
+  byId("found").focus({ preventScroll: true });
+  byId("receipt").scrollIntoView({ block: "start" });
+}
+
+/** Everything that depends on where the dial stands, and on the person's own numbers. */
+function turn() {
+  if (!last) return;
+  const keep = byId("keep").valueAsNumber / 100;
+  byId("kept").textContent = `${byId("keep").value} %`;
+  chosen = recommended(last.measurements, keep);
+  const given = { documents: byId("documents").valueAsNumber || 0, storage: byId("storage").valueAsNumber || 0, price: Number(price) };
+  byId("advice").replaceChildren(...advice(last, chosen));
+  byId("costs").replaceChildren(...costs(last, chosen, given));
+  byId("chart").replaceChildren(...chart(last, chosen, keep, byId("chart").clientWidth));
+  byId("table").replaceChildren(table(last, chosen, keep, given));
+  byId("as-code").hidden = !chosen;
+  writeCode();
+}
+
+function writeCode() {
+  if (!chosen) return;
+  const { dimensions, embedding_type: type } = chosen;
+  const body = { model: last.model, task: "retrieval.passage", input: ["Parcels take two days."], dimensions, ...(type !== "float" && { embedding_type: type }) };
+  byId("code").textContent = code(byId("language").value, origin, "/v1/embeddings", body);
+}
+
+/** The file's text into the field, where it can be seen and changed. */
+async function open(file) {
+  if (!file) return;
+  byId("problem").hidden = true;
+  if (file.size > Number(bytes)) return problem(`The file has ${file.size.toLocaleString("en")} bytes, this server takes ${Number(bytes).toLocaleString("en")}; quintet tune reads it in a terminal.`);
+  try {
+    byId("collection").value = new TextDecoder("utf-8", { fatal: true }).decode(await file.arrayBuffer());
+  } catch {
+    problem("The file is not UTF-8 text. Save it as CSV in UTF-8, or as JSONL.");
+  }
+}
+
+function download() {
+  const fields = ["dimensions", "embedding_type", "bytes", "ndcg", "recall", "difference", "interval"];
+  const lines = last.measurements.map((row) => fields.map((field) => row[field] ?? "").join(","));
+  const blob = new Blob([[fields.join(","), ...lines, ""].join("\n")], { type: "text/csv" });
+  const link = element("a", { href: URL.createObjectURL(blob), download: "quality.csv" });
+  link.click();
+  URL.revokeObjectURL(link.href);
+}
+
+byId("inputs").addEventListener("submit", (event) => {
+  event.preventDefault();
+  run();
+});
+byId("try").addEventListener("click", () => {
+  byId("collection").value = byId("sample").content.textContent;
+  run();
+});
+byId("stop").addEventListener("click", () => running?.abort());
+byId("file").addEventListener("change", (event) => open(event.target.files[0]));
+for (const id of ["keep", "documents", "storage"]) byId(id).addEventListener("input", turn);
+byId("language").addEventListener("change", writeCode);
+byId("download").addEventListener("click", download);
+addEventListener("resize", turn);
+copyButtons(document);
