@@ -518,7 +518,7 @@ async function checkAll(server) {
     await file("pairs.csv", "document;query\r\nStorks winter in Africa.;Where do storks go?\r\nThe bank raised rates.;interest\r\n");
     await dialled(page);
     assert.match(await page.locator("#receipt").textContent(), /2 documents, 2 queries/);
-    assert.match(await page.locator("#advice").textContent(), /Recall over 10 places is always 100 % with 2 documents/);
+    assert.match(await page.locator("#advice").textContent(), /2 queries tell little: bring more\.Recall over 10 places is always 100 % with 2 documents/);
     await accessible(page);
     const text = await page.inputValue("#collection");
     await file("latin.csv", [0x61, 0xe9, 0x0a]);
@@ -531,11 +531,12 @@ async function checkAll(server) {
       ['{"query": "a", "document": "A"}\n{"query"', /at line 2 column/],
       ["id,document,query,relevant\n1,A,,\n2,B,,\n,,q,3", /^Line 4 names the document `3`/],
       [`query,document\na,A\nb,${"word ".repeat(9000)}`, /^Line 3: This model's maximum context length/],
-      [`query,document\n${Array.from({ length: 1100 }, (_, i) => `q${i},d${i}`).join("\n")}`, /2200 elements, expected at most 2048/],
+      [`query,document\n${Array.from({ length: 1100 }, (_, i) => `q${i},d${i}`).join("\n")}`, /2200 documents and queries, expected at most 2048/],
     ]) {
       await page.fill("#collection", collection);
       await dialled(page);
       assert.match(await page.locator("#problem").textContent(), words);
+      assert.ok(!(await page.locator("#result").isVisible()), "what stands there is of another collection");
     }
     await accessible(page);
     await shoot(page, "quality-problem");

@@ -2,8 +2,10 @@
 import { element, shape } from "./draw.js";
 
 const TYPES = ["float", "int8", "binary"];
+/** Of so few queries even the interval tells nothing. */
+const FEW = 20;
 const percent = (share, digits = 1) => (100 * share).toFixed(digits);
-const signed = (share) => `${share < 0 ? "−" : "+"}${percent(Math.abs(share))}`;
+const signed = (share) => `${Math.abs(share) < 0.0005 ? "" : share < 0 ? "−" : "+"}${percent(Math.abs(share))}`;
 const grouped = (number) => number.toLocaleString("en", { maximumFractionDigits: 0 });
 const full = (rows) => rows.filter((row) => row.embedding_type === "float").reduce((a, b) => (b.dimensions > a.dimensions ? b : a));
 const keeps = (row, rows, keep) => full(rows).ndcg > 0 && row.ndcg >= keep * full(rows).ndcg;
@@ -39,8 +41,10 @@ export function advice({ measurements, queries, documents, recall_at: places }, 
     : `${size(chosen.bytes)} a vector, ${percent(chosen.bytes / reference.bytes, chosen.bytes / reference.bytes < 0.1 ? 1 : 0)} % of full size. nDCG@10 is ${percent(chosen.ndcg)} % in place of ${percent(reference.ndcg)} %, ${within(chosen)} points.`;
   const shown = [element("p", { class: "choice" }, `${chosen.dimensions} dimensions, ${chosen.embedding_type}`), element("p", {}, words)];
   const { interval } = chosen;
-  if (chosen !== reference && (interval === null || interval > 0.02)) {
-    shown.push(element("p", { class: "source" }, interval === null ? "One query tells little: bring more." : `${grouped(queries.count)} queries are too few to tell differences below ${percent(interval)} points from chance: bring more.`));
+  if (queries.count < FEW) {
+    shown.push(element("p", { class: "source" }, `${queries.count === 1 ? "One query tells" : `${queries.count} queries tell`} little: bring more.`));
+  } else if (interval > 0.02) {
+    shown.push(element("p", { class: "source" }, `${grouped(queries.count)} queries are too few to tell differences below ${percent(interval)} points from chance: bring more.`));
   }
   if (documents.count <= places) shown.push(element("p", { class: "source" }, `Recall over ${places} places is always 100 % with ${documents.count} documents.`));
   return shown;
@@ -112,8 +116,8 @@ export function chart({ measurements }, chosen, keep, room) {
       return mark;
     });
     // Sizes stand above, those of floats below, where they are not in the way of those of bytes.
-    const aside = type === "float" ? 18 : -12;
-    const names = width < 480 ? [] : rows.map((row, index) => text(row.dimensions, { x: places[index][0], y: places[index][1] + aside, class: "small" }));
+    const aside = (row) => (type === "float" ? 1.5 : -1) * (row === chosen ? 15 : 12);
+    const names = width < 480 ? [] : rows.map((row, index) => text(row.dimensions, { x: places[index][0], y: places[index][1] + aside(row), class: "small halo" }));
     parts.push(...names, shape("g", { class: `series ${type}` }, shape("polyline", { points: places.map((place) => place.join(",")).join(" ") }), ...marks));
   }
   if (chosen) parts.push(shape("circle", { cx: x(chosen), cy: y(100 * chosen.ndcg), r: 10, class: "ring" }));

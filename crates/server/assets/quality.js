@@ -27,6 +27,9 @@ async function run() {
     if (error.name === "AbortError") {
       if (running === own) byId("receipt").textContent = "Stopped.";
     } else {
+      // What stands there is of another collection.
+      byId("result").hidden = true;
+      byId("nothing").hidden = false;
       problem(error instanceof Problem ? words(error) : String(error));
     }
   } finally {

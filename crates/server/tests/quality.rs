@@ -177,7 +177,7 @@ fn what_is_refused_is_named() {
         (
             json!({"collection": format!("query,document\n{many}")}),
             "collection",
-            "2200 elements",
+            "2200 documents and queries",
         ),
         (
             json!({"collection": pair, "model": "other"}),

@@ -10,7 +10,7 @@ use quintet_engine::quality::{
 
 use super::classify::task_or_raw;
 use super::outputs::finished;
-use super::rows::{self, Field, Handling, Row, check_count};
+use super::rows::{self, Field, Handling, Row};
 use super::{json_response, preferred_wait};
 use crate::app::{Service, SharedApp};
 use crate::auth::Caller;
@@ -46,7 +46,7 @@ pub async fn quality(
     let collection = read(value.collection).await?;
     let documents = collection.documents.len();
     let count = documents + collection.queries.len();
-    check_count("collection", count, app.config.limits.inputs)?;
+    check_size(count, app.config.limits.inputs)?;
     let (inputs, lines) = inputs(&collection, &service);
     let overlong = value.truncate.unwrap_or_default().0;
     let handling = Handling::new(overlong, &app, &caller, &headers);
@@ -131,6 +131,17 @@ fn refused(error: &CollectionError) -> ApiError {
     }
     let (first, rest) = words.split_at(1);
     ApiError::invalid_param("collection", first.to_uppercase() + rest).code("invalid_collection")
+}
+
+fn check_size(texts: usize, max: usize) -> Result<(), ApiError> {
+    if texts <= max {
+        return Ok(());
+    }
+    let message = format!(
+        "The collection has {texts} documents and queries, expected at most {max}; `quintet tune` measures \
+         larger ones"
+    );
+    Err(ApiError::invalid_param("collection", message).code("array_above_max_length"))
 }
 
 /// Documents, then queries, with the lines that they stand in.
