@@ -47,6 +47,7 @@ fn the_help_is_the_tour() {
     Check:
       verify      Compare a model's numbers with published or golden ones
       bench       Measure speed against what the processor can do
+      tune        Measure what smaller vectors cost, on your documents and queries
 
     Options:
       -h, --help     Print help
