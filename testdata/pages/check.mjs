@@ -1,7 +1,7 @@
 // The pages in Debian's Chromium: every page wide and narrow, every flow, what people can write, and the quick
 // start's programs as a visitor copies them.
 //
-//     node check.mjs PROGRAM [--python PYTHON] [--rust] [--screenshots DIR]
+//     node check.mjs PROGRAM [--python PYTHON] [--rust] [--screenshots DIR] [--only WORDS]
 //     node check.mjs PROGRAM --measure
 //
 // The latter prints a table of bytes and times and checks nothing. Exit 1 if anything fails. Nothing leaves this machine. --python has openai, langchain-openai and requests.
@@ -21,6 +21,7 @@ const { positionals: [program], values } = parseArgs({
     rust: { type: "boolean" },
     screenshots: { type: "string" },
     measure: { type: "boolean" },
+    only: { type: "string" },
   },
 });
 const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
@@ -142,6 +143,7 @@ async function signedIn(server, key) {
 
 let failures = 0;
 async function check(name, test) {
+  if (!name.includes(values.only ?? "")) return;
   try {
     const words = await test();
     console.log(`ok    ${name}${words ? `: ${words}` : ""}`);
