@@ -271,12 +271,12 @@ fn pass(
 }
 
 fn refused(error: QualityError) -> anyhow::Error {
-    match error {
-        QualityError::Embed(error) => error.into(),
-        error => UserError::new(error.to_string())
-            .hint("--truncate cuts what is too long")
-            .into(),
+    if let QualityError::Embed(error) = error {
+        return error.into();
     }
+    UserError::new(error.to_string())
+        .hint("--truncate cuts what is too long")
+        .into()
 }
 
 /// Floats at full size in the most exact precision.

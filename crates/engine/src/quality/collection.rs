@@ -404,7 +404,11 @@ impl CollectionError {
                 "give the document a line with this `id`; several ids are a list in JSON, and stand with \
                  spaces between in CSV"
             }
-            _ => return None,
+            Self::Csv { .. }
+            | Self::Neither { .. }
+            | Self::NoQuery { .. }
+            | Self::DuplicateId { .. }
+            | Self::Grade { .. } => return None,
         })
     }
 }
@@ -413,8 +417,10 @@ impl CollectionError {
 mod tests {
     use super::*;
 
-    /// Texts of the documents, and of the queries with what they should find.
-    fn shown(text: &str) -> (Vec<String>, Vec<(String, Vec<(usize, f64)>)>) {
+    /// A query and the documents that it should find, with their grades.
+    type Shown = (String, Vec<(usize, f64)>);
+
+    fn shown(text: &str) -> (Vec<String>, Vec<Shown>) {
         let collection = Collection::read(text).unwrap();
         let documents = collection.documents.into_iter().map(|it| it.text);
         let queries = collection.queries.into_iter().map(|it| {

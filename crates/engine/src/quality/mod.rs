@@ -63,6 +63,17 @@ pub enum QualityError {
     Embed(#[from] EmbedError),
 }
 
+impl QualityError {
+    /// Of texts with their lines.
+    fn of(error: EmbedError, texts: &[(u64, &str)]) -> Self {
+        if let EmbedError::TooLong { index, tokens, max } = error {
+            let line = texts[index].0;
+            return Self::TooLong { line, tokens, max };
+        }
+        Self::Embed(error)
+    }
+}
+
 impl Vectors {
     /// Embeds documents as `retrieval.passage` and queries as `retrieval.query`, where the model has these
     /// tasks. `progress` hears how many of how many texts are done.
@@ -122,14 +133,7 @@ fn embed(
             .collect();
         let embedded = embedder
             .embed(&inputs, &options)
-            .map_err(|error| match error {
-                EmbedError::TooLong { index, tokens, max } => QualityError::TooLong {
-                    line: group[index].0,
-                    tokens,
-                    max,
-                },
-                error => QualityError::Embed(error),
-            })?;
+            .map_err(|error| QualityError::of(error, group))?;
         tokens += embedded.iter().map(|row| row.tokens).sum::<usize>();
         rows.extend(embedded.into_iter().map(|row| row.embedding));
         progress(rows.len());

@@ -26,7 +26,9 @@ impl Encoded {
                 Self::Bits(bits)
             }
             EncodedEmbedding::Signed(bytes) => Self::Bytes(bytes),
-            _ => Self::Floats(embedding.to_vec()),
+            EncodedEmbedding::Float(_)
+            | EncodedEmbedding::Unsigned(_)
+            | EncodedEmbedding::Text(_) => Self::Floats(embedding.to_vec()),
         }
     }
 
