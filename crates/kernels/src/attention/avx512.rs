@@ -25,13 +25,10 @@ pub(super) fn attend(
     write: impl Fn(usize, &[f32]),
 ) {
     let steps = Steps {
-        score: |keys: &[[f32; ROWS]], queries: &[Lines], scores: &mut [Lines]| {
-            score(keys, queries, scores);
+        multiply: |factors: &[[f32; ROWS]], columns: &[Lines], sums: &mut [Lines], adds| {
+            multiply(factors, columns, sums, adds);
         },
         rescale: |group: &mut Group<LINES>, scores: &mut [Lines]| rescale(group, scores),
-        gather_values: |values: &[[f32; ROWS]], weights: &[Lines], sums: &mut [Lines]| {
-            gather_values(values, weights, sums);
-        },
     };
     stream::attend(head, queries, scratch, &steps, write);
 }
@@ -100,64 +97,42 @@ pub(super) fn rescale<const L: usize>(group: &mut Group<L>, scores: &mut [[F32x1
     }
 }
 
-/// See [`Steps::score`].
+/// See [`Steps::multiply`].
 #[target_feature(enable = "avx512f")]
-fn score(keys: &[[f32; ROWS]], queries: &[Lines], scores: &mut [Lines]) {
-    match scores.len() {
-        1 => score_tile::<1>(keys, queries, scores),
-        2 => score_tile::<2>(keys, queries, scores),
-        3 => score_tile::<3>(keys, queries, scores),
-        4 => score_tile::<4>(keys, queries, scores),
-        5 => score_tile::<5>(keys, queries, scores),
-        _ => score_tile::<ROWS>(keys, queries, scores),
-    }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn score_tile<const R: usize>(keys: &[[f32; ROWS]], queries: &[Lines], scores: &mut [Lines]) {
-    for (scores, sums) in scores.iter_mut().zip(tile::<R>(keys, queries)) {
-        store(scores, sums);
-    }
-}
-
-/// See [`Steps::gather_values`].
-#[target_feature(enable = "avx512f")]
-fn gather_values(values: &[[f32; ROWS]], weights: &[Lines], sums: &mut [Lines]) {
+fn multiply(factors: &[[f32; ROWS]], columns: &[Lines], sums: &mut [Lines], adds: bool) {
     match sums.len() {
-        1 => value_tile::<1>(values, weights, sums),
-        2 => value_tile::<2>(values, weights, sums),
-        3 => value_tile::<3>(values, weights, sums),
-        4 => value_tile::<4>(values, weights, sums),
-        5 => value_tile::<5>(values, weights, sums),
-        _ => value_tile::<ROWS>(values, weights, sums),
+        1 => multiply_rows::<1>(factors, columns, sums, adds),
+        2 => multiply_rows::<2>(factors, columns, sums, adds),
+        3 => multiply_rows::<3>(factors, columns, sums, adds),
+        4 => multiply_rows::<4>(factors, columns, sums, adds),
+        5 => multiply_rows::<5>(factors, columns, sums, adds),
+        _ => multiply_rows::<ROWS>(factors, columns, sums, adds),
     }
 }
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn value_tile<const R: usize>(values: &[[f32; ROWS]], weights: &[Lines], sums: &mut [Lines]) {
-    for (sums, block_sums) in sums.iter_mut().zip(tile::<R>(values, weights)) {
-        let mut lanes = load(sums);
-        for (lanes, block_sums) in lanes.iter_mut().zip(block_sums) {
-            *lanes = _mm512_add_ps(*lanes, block_sums);
-        }
-        store(sums, lanes);
-    }
-}
-
-/// The sums over all steps of `R` factors times the columns, for each one chain.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn tile<const R: usize>(factors: &[[f32; ROWS]], columns: &[Lines]) -> [[__m512; LINES]; R] {
-    let mut sums = [[_mm512_setzero_ps(); LINES]; R];
+fn multiply_rows<const R: usize>(
+    factors: &[[f32; ROWS]],
+    columns: &[Lines],
+    sums: &mut [Lines],
+    adds: bool,
+) {
+    let mut products = [[_mm512_setzero_ps(); LINES]; R];
     for (factors, columns) in factors.iter().zip(columns) {
         let columns = load(columns);
         for row in 0..R {
-            multiply_add(factors[row], columns, &mut sums[row]);
+            multiply_add(factors[row], columns, &mut products[row]);
         }
     }
-    sums
+    for (lines, mut products) in sums.iter_mut().zip(products) {
+        if adds {
+            for (product, sum) in products.iter_mut().zip(load(lines)) {
+                *product = _mm512_add_ps(sum, *product);
+            }
+        }
+        store(lines, products);
+    }
 }
 
 /// `sums += factor · columns`, rounded once.

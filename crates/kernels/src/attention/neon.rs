@@ -21,13 +21,10 @@ pub(super) fn attend(
     write: impl Fn(usize, &[f32]),
 ) {
     let steps = Steps {
-        score: |keys: &[[f32; ROWS]], queries: &[Line], scores: &mut [Line]| {
-            score(keys, queries, scores);
+        multiply: |factors: &[[f32; ROWS]], columns: &[Line], sums: &mut [Line], adds| {
+            multiply(factors, columns, sums, adds);
         },
         rescale: |group: &mut Group<1>, scores: &mut [Line]| rescale(group, scores),
-        gather_values: |values: &[[f32; ROWS]], weights: &[Line], sums: &mut [Line]| {
-            gather_values(values, weights, sums);
-        },
     };
     stream::attend(head, queries, scratch, &steps, write);
 }
@@ -53,12 +50,12 @@ fn rescale(group: &mut Group<1>, scores: &mut [Line]) {
         store_line(line, weights);
     }
     let scale = exp2_difference(before, largest);
-    let totals = add(multiply(load_line(&group.totals[0]), scale), block_totals);
+    let totals = add(scaled(load_line(&group.totals[0]), scale), block_totals);
     store_line(&mut group.largest[0], largest);
     store_line(&mut group.totals[0], totals);
     for [line] in &mut group.sums {
-        let scaled = multiply(load_line(line), scale);
-        store_line(line, scaled);
+        let lanes = scaled(load_line(line), scale);
+        store_line(line, lanes);
     }
 }
 
@@ -76,7 +73,7 @@ fn exp2_difference(a: Quad, b: Quad) -> Quad {
 
 #[inline]
 #[target_feature(enable = "neon")]
-fn multiply(a: Quad, b: Quad) -> Quad {
+fn scaled(a: Quad, b: Quad) -> Quad {
     [
         vmulq_f32(a[0], b[0]),
         vmulq_f32(a[1], b[1]),
@@ -85,58 +82,38 @@ fn multiply(a: Quad, b: Quad) -> Quad {
     ]
 }
 
-/// See [`Steps::score`].
+/// See [`Steps::multiply`].
 #[target_feature(enable = "neon")]
-fn score(keys: &[[f32; ROWS]], queries: &[Line], scores: &mut [Line]) {
-    match scores.len() {
-        1 => score_tile::<1>(keys, queries, scores),
-        2 => score_tile::<2>(keys, queries, scores),
-        3 => score_tile::<3>(keys, queries, scores),
-        4 => score_tile::<4>(keys, queries, scores),
-        5 => score_tile::<5>(keys, queries, scores),
-        _ => score_tile::<ROWS>(keys, queries, scores),
-    }
-}
-
-#[inline]
-#[target_feature(enable = "neon")]
-fn score_tile<const R: usize>(keys: &[[f32; ROWS]], queries: &[Line], scores: &mut [Line]) {
-    for ([line], sums) in scores.iter_mut().zip(tile::<R>(keys, queries)) {
-        store_line(line, sums);
-    }
-}
-
-/// See [`Steps::gather_values`].
-#[target_feature(enable = "neon")]
-fn gather_values(values: &[[f32; ROWS]], weights: &[Line], sums: &mut [Line]) {
+fn multiply(factors: &[[f32; ROWS]], columns: &[Line], sums: &mut [Line], adds: bool) {
     match sums.len() {
-        1 => value_tile::<1>(values, weights, sums),
-        2 => value_tile::<2>(values, weights, sums),
-        3 => value_tile::<3>(values, weights, sums),
-        4 => value_tile::<4>(values, weights, sums),
-        5 => value_tile::<5>(values, weights, sums),
-        _ => value_tile::<ROWS>(values, weights, sums),
+        1 => multiply_rows::<1>(factors, columns, sums, adds),
+        2 => multiply_rows::<2>(factors, columns, sums, adds),
+        3 => multiply_rows::<3>(factors, columns, sums, adds),
+        4 => multiply_rows::<4>(factors, columns, sums, adds),
+        5 => multiply_rows::<5>(factors, columns, sums, adds),
+        _ => multiply_rows::<ROWS>(factors, columns, sums, adds),
     }
 }
 
 #[inline]
 #[target_feature(enable = "neon")]
-fn value_tile<const R: usize>(values: &[[f32; ROWS]], weights: &[Line], sums: &mut [Line]) {
-    for ([line], block_sums) in sums.iter_mut().zip(tile::<R>(values, weights)) {
-        store_line(line, add(load_line(line), block_sums));
-    }
-}
-
-/// The sums over all steps of `R` factors times the columns, for each one chain.
-#[inline]
-#[target_feature(enable = "neon")]
-fn tile<const R: usize>(factors: &[[f32; ROWS]], columns: &[Line]) -> [Quad; R] {
-    let mut sums = [zero(); R];
+fn multiply_rows<const R: usize>(
+    factors: &[[f32; ROWS]],
+    columns: &[Line],
+    sums: &mut [Line],
+    adds: bool,
+) {
+    let mut products = [zero(); R];
     for (factors, [columns]) in factors.iter().zip(columns) {
         let columns = load_line(columns);
         for row in 0..R {
-            sums[row] = multiply_add(factors[row], columns, sums[row]);
+            products[row] = multiply_add(factors[row], columns, products[row]);
         }
     }
-    sums
+    for ([line], mut products) in sums.iter_mut().zip(products) {
+        if adds {
+            products = add(load_line(line), products);
+        }
+        store_line(line, products);
+    }
 }

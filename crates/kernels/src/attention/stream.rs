@@ -14,17 +14,14 @@ use super::{Head, KEY_BLOCK};
 use crate::tile::{COLUMNS, F32x16, ROWS};
 
 /// What an instruction set does for a group and a block of keys.
-pub(super) struct Steps<Score, Rescale, GatherValues> {
-    /// `Fn(keys, queries, scores)`: `keys · queries` for 1 to 6 keys, for each one chain along
-    /// head_dim; `keys` holds each place of those keys.
-    pub(super) score: Score,
+pub(super) struct Steps<Multiply, Rescale> {
+    /// `Fn(factors, columns, sums, adds)`: for 1 to 6 rows the products of `factors` and `columns` over
+    /// all steps, one chain each, added to the sums or in their place. A step holds those rows' factors.
+    pub(super) multiply: Multiply,
     /// `Fn(group, scores)`: turns the scores of a block, which are exponents of 2, into weights
     /// relative to the largest score so far, adds them to the totals and scales what was gathered
     /// before to the same reference.
     pub(super) rescale: Rescale,
-    /// `Fn(values, weights, sums)`: adds `weights · values` to the sums of 1 to 6 places of head_dim,
-    /// for each one chain over the keys of the block; `values` holds those places of each key.
-    pub(super) gather_values: GatherValues,
 }
 
 /// Memory of one task.
@@ -67,9 +64,8 @@ pub(super) fn attend<const LINES: usize>(
     queries: Range<usize>,
     scratch: &mut Scratch<LINES>,
     steps: &Steps<
-        impl Fn(&[[f32; ROWS]], &[[F32x16; LINES]], &mut [[F32x16; LINES]]),
+        impl Fn(&[[f32; ROWS]], &[[F32x16; LINES]], &mut [[F32x16; LINES]], bool),
         impl Fn(&mut Group<LINES>, &mut [[F32x16; LINES]]),
-        impl Fn(&[[f32; ROWS]], &[[F32x16; LINES]], &mut [[F32x16; LINES]]),
     >,
     write: impl Fn(usize, &[f32]),
 ) {
@@ -84,12 +80,12 @@ pub(super) fn attend<const LINES: usize>(
         for group in &mut *groups {
             let keys = scratch.block.keys.chunks_exact(head_dim);
             for (keys, scores) in keys.zip(scratch.weights.chunks_mut(ROWS)) {
-                (steps.score)(keys, &group.queries, scores);
+                (steps.multiply)(keys, &group.queries, scores, false);
             }
             (steps.rescale)(group, &mut scratch.weights);
             let values = scratch.block.values.chunks_exact(block.len());
             for (values, sums) in values.zip(group.sums.chunks_mut(ROWS)) {
-                (steps.gather_values)(values, &scratch.weights, sums);
+                (steps.multiply)(values, &scratch.weights, sums, true);
             }
         }
     }
