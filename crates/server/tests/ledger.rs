@@ -504,7 +504,10 @@ fn every_history_ends_with_the_same_sums_on_postgres() {
     run_histories(histories(60).min(2000), || {
         let mut database = location.open().unwrap();
         database
-            .script("TRUNCATE accounts, keys, holds, servers, ledger, answered, invitations, audit")
+            .script(
+                "TRUNCATE accounts, keys, holds, servers, ledger, answered, invitations, audit, \
+                 files, batches, sessions, usage_days",
+            )
             .unwrap();
         database
     });
