@@ -15,7 +15,7 @@ use std::sync::Arc;
 use quintet_server::metering::{PicoUsd, Price};
 use quintet_server::store::accounts::{self, Change};
 use quintet_server::store::keys::{self, KeyOptions, NewKey, Scope};
-use quintet_server::store::{Database, Durability, Location, StoreError, Time, transaction};
+use quintet_server::store::{Database, Location, StoreError, Time};
 use quintet_server::{Auth, Config, Hosting, HostingConfig, SignUp};
 use secrecy::ExposeSecret;
 use support::Running;
@@ -59,13 +59,7 @@ impl Hosted {
         &self,
         work: impl FnOnce(&mut dyn Database, Change<'_>) -> Result<T, StoreError>,
     ) -> T {
-        let mut database = self.location.open().unwrap();
-        let change = Change {
-            actor: "cli",
-            now: Time::now(),
-        };
-        let work = |database: &mut dyn Database| work(database, change);
-        transaction(&mut *database, Durability::Disk, work).unwrap()
+        support::change(&self.location, work)
     }
 
     /// An account with a dollar, and a key of these scopes.

@@ -25,7 +25,7 @@ use quintet_server::store::files::{self, Purpose, StoredFile};
 use quintet_server::store::keys::{self, KeyLimits, KeyOptions, Scope};
 use quintet_server::store::ledger::{self, Entry, Selection};
 use quintet_server::store::{
-    Database, Durability, Location, RetryWindow, Store, StoreError, Time, WorkRequest, transaction,
+    Database, Location, RetryWindow, Store, StoreError, Time, WorkRequest,
 };
 use quintet_server::{Auth, Config, Hosting, HostingConfig, JobLimits, Jobs};
 use secrecy::ExposeSecret;
@@ -74,13 +74,7 @@ impl Hosted {
         &self,
         work: impl FnOnce(&mut dyn Database, Change<'_>) -> Result<T, StoreError>,
     ) -> T {
-        let mut database = self.location.open().unwrap();
-        let change = Change {
-            actor: "test",
-            now: Time::now(),
-        };
-        let work = |database: &mut dyn Database| work(database, change);
-        transaction(&mut *database, Durability::Disk, work).unwrap()
+        support::change(&self.location, work)
     }
 
     fn key_with(&self, credit: &str, options: &KeyOptions) -> Made {

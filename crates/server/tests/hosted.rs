@@ -15,7 +15,7 @@ use quintet_server::routes::docs::OPENAPI;
 use quintet_server::store::accounts::{self, Change};
 use quintet_server::store::keys::{self, KeyLimits, KeyOptions, Scope};
 use quintet_server::store::ledger::{self, Verified};
-use quintet_server::store::{Database, Durability, Location, StoreError, Time, transaction};
+use quintet_server::store::{Database, Location, StoreError, Time};
 use quintet_server::{Auth, Config, Hosting, HostingConfig, Model, SignUp};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
@@ -70,13 +70,7 @@ impl Hosted {
         &self,
         work: impl FnOnce(&mut dyn Database, Change<'_>) -> Result<T, StoreError>,
     ) -> T {
-        let mut database = self.location.open().unwrap();
-        let change = Change {
-            actor: "cli",
-            now: Time::now(),
-        };
-        let work = |database: &mut dyn Database| work(database, change);
-        transaction(&mut *database, Durability::Disk, work).unwrap()
+        support::change(&self.location, work)
     }
 
     fn account(&self, credit: &str) -> String {

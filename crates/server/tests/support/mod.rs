@@ -7,6 +7,8 @@ use std::thread::JoinHandle;
 use quintet_engine::{
     BuiltInModel, Checkpoint, Content, EmbedOptions, Embedder, Input, LoadOptions,
 };
+use quintet_server::store::accounts::Change;
+use quintet_server::store::{Database, Durability, Location, StoreError, Time, transaction};
 use quintet_server::{Config, Listen, Model, SelfTestError, Server};
 use serde_json::Value;
 use tokio::sync::oneshot;
@@ -24,6 +26,20 @@ pub(crate) fn load() -> Embedder {
 
 /// What the server's answers are compared with.
 pub(crate) static EMBEDDER: LazyLock<Embedder> = LazyLock::new(load);
+
+/// Changes a hosted service's state from beside the server, as the command line does.
+pub(crate) fn change<T>(
+    location: &Location,
+    work: impl FnOnce(&mut dyn Database, Change<'_>) -> Result<T, StoreError>,
+) -> T {
+    let mut database = location.open().unwrap();
+    let change = Change {
+        actor: "cli",
+        now: Time::now(),
+    };
+    let work = |database: &mut dyn Database| work(database, change);
+    transaction(&mut *database, Durability::Disk, work).unwrap()
+}
 
 /// A server in this process, on a port of its own; it stops when it is dropped.
 pub(crate) struct Running {
