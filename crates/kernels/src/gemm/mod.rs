@@ -143,17 +143,29 @@ pub fn product(cpu: &Cpu, scratch: &mut GemmScratch, product: &Product<'_>, out:
         out: DisjointSlice::new(out),
     };
     let tasks = &scratch.tasks;
+    let first_block = product.weights.k_blocks().next().unwrap_or_default();
     cpu.pool().run(plan.tasks(), &|task, worker| {
         let (rows, panels) = plan.task(task);
         let scratch = &mut *tasks.of(worker);
         let tile = &mut scratch.tile;
         let tile_rows = finish.rows.tile_rows(rows.len());
         tile.resize(tile_rows * panels.len(), F32x16::default());
-        for k in product.weights.k_blocks() {
+        let mut blocks = product.weights.k_blocks().peekable();
+        while let Some(k) = blocks.next() {
             let block = Block {
                 x: finish.rows,
                 rows: rows.clone(),
                 weights: product.weights.lines(k.clone(), panels.clone()),
+                #[cfg(target_arch = "x86_64")]
+                next_weights: match blocks.peek() {
+                    Some(k) => product.weights.line_bytes(k, &panels),
+                    // Threads take tasks in turn.
+                    None if task + cpu.threads() < plan.tasks() => {
+                        let (_, panels) = plan.task(task + cpu.threads());
+                        product.weights.line_bytes(&first_block, &panels)
+                    }
+                    None => &[],
+                },
                 k,
             };
             per_isa!(
@@ -275,6 +287,9 @@ struct Block<'a> {
     rows: Range<usize>,
     k: Range<usize>,
     weights: Lines<'a>,
+    /// What the same thread will probably multiply with next.
+    #[cfg(target_arch = "x86_64")]
+    next_weights: &'a [u8],
 }
 
 impl<'a> Block<'a> {

@@ -326,16 +326,32 @@ impl PackedMatrix {
 
     /// The lines of some panels for one of `k_blocks`.
     pub(super) fn lines(&self, k: Range<usize>, panels: Range<usize>) -> Lines<'_> {
-        let format = self.format();
-        let full_blocks = k.start / K_BLOCK * self.panels() * format.panel_len(K_BLOCK);
-        let panel_len = format.panel_len(k.len());
-        let range = full_blocks + panels.start * panel_len..full_blocks + panels.end * panel_len;
+        let range = self.line_range(&k, &panels);
         match &self.lines {
             PackedLines::F32(lines) => Lines::F32(&lines[range]),
             PackedLines::Bf16(lines) => Lines::Bf16(&lines[range]),
             PackedLines::Int16(lines) => Lines::Int16(&lines[range]),
             PackedLines::Int8(lines) => Lines::Int8(&lines[range]),
         }
+    }
+
+    /// The bytes of those lines.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn line_bytes(&self, k: &Range<usize>, panels: &Range<usize>) -> &[u8] {
+        let line_len = match &self.lines {
+            PackedLines::F32(_) => size_of::<F32x16>(),
+            PackedLines::Bf16(_) => size_of::<Bf16x16>(),
+            PackedLines::Int16(_) | PackedLines::Int8(_) => size_of::<Words>(),
+        };
+        let range = self.line_range(k, panels);
+        &self.bytes()[range.start * line_len..range.end * line_len]
+    }
+
+    fn line_range(&self, k: &Range<usize>, panels: &Range<usize>) -> Range<usize> {
+        let format = self.format();
+        let full_blocks = k.start / K_BLOCK * self.panels() * format.panel_len(K_BLOCK);
+        let panel_len = format.panel_len(k.len());
+        full_blocks + panels.start * panel_len..full_blocks + panels.end * panel_len
     }
 }
 

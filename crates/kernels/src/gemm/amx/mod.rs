@@ -9,8 +9,10 @@
 //!   Each of the four products is exact, and so is their sum by the bounds in `integers.rs`.
 //! - **8-bit integers** as they are.
 //!
-//! Weights stay packed as they are for every other instruction set; a task brings those of its
-//! panels into tiles before it uses them for all its rows. f32 weights go through AVX-512.
+//! Weights stay packed as they are for every other instruction set. Those of 8 bits lie in tiles
+//! already; a task brings others of its panels into tiles before it uses them for all its rows. While
+//! it multiplies, it asks for the weights that come next: few rows are done with their weights
+//! sooner than memory brings more. f32 weights go through AVX-512.
 
 mod tiles;
 
@@ -20,11 +22,12 @@ use super::avx512::RowScaleLanes;
 use super::integers::HEAD;
 use super::{Block, Lines, avx512};
 use crate::amx::{TILE_ROWS, Tile, Tiles};
+use crate::avx2::prefetch;
 use crate::avx512::load_words;
 use crate::tile::{F32x16, Words};
 
 pub(super) use tiles::{Columns, TiledRows};
-use tiles::{Cut, copy_lines, pair_lines, split_lines};
+use tiles::{ColumnTiles, Cut, copy_lines, pair_lines, split_lines};
 
 /// See [`super::portable::multiply`]. A panel of `tile` has room for whole tiles of rows.
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi")]
@@ -49,7 +52,7 @@ pub(super) fn multiply(
         Lines::F32(_) => avx512::multiply(block, is_wide, tile),
         Lines::Bf16(lines) => {
             let len = Cut::BF16.steps(k);
-            columns.fill(lines, panels, len, |lines, tiles| pair_lines(lines, tiles));
+            let columns = columns.fill(lines, panels, len, |lines, tiles| pair_lines(lines, tiles));
             walk(&[], columns).multiply_numbers(tile);
         }
         Lines::Int16(_) | Lines::Int8(_) if !block.x.tiled().is_used() => {
@@ -58,13 +61,15 @@ pub(super) fn multiply(
         Lines::Int16(lines) => {
             let len = Cut::INT16.tiles(k);
             let fill = |lines: &[Words], tiles: &mut [Tile]| split_lines(&lines[HEAD..], tiles);
-            columns.fill(lines, panels, len, fill);
+            let columns = columns.fill(lines, panels, len, fill);
             walk(lines, columns).multiply_16_bits(tile);
         }
         Lines::Int8(lines) => {
-            let len = Cut::INT8.tiles(k);
             let fill = |lines: &[Words], tiles: &mut [Tile]| copy_lines(&lines[HEAD..], tiles);
-            columns.fill(lines, panels, len, fill);
+            let columns = match ColumnTiles::of_lines(lines, panels, HEAD) {
+                Some(columns) => columns,
+                None => columns.fill(lines, panels, Cut::INT8.tiles(k), fill),
+            };
             walk(lines, columns).multiply_8_bits(tile);
         }
     }
@@ -76,11 +81,14 @@ struct Walk<'a> {
     block: &'a Block<'a>,
     /// [panels, head and steps], of integers.
     lines: &'a [Words],
-    columns: &'a Columns,
+    columns: ColumnTiles<'a>,
     panels: usize,
     /// Lines of a panel of the tile.
     rows: usize,
 }
+
+/// Bytes of a line of the cache.
+const CACHE_LINE: usize = 64;
 
 /// Steps of k for which two tiles of rows in three parts stay in the L1 cache.
 const STEPS_AT_ONCE: usize = 4;
@@ -91,7 +99,24 @@ impl Walk<'_> {
     }
 
     fn column_tiles(&self, panel: usize) -> &[Tile] {
-        self.columns.panel(panel, self.panels)
+        self.columns.panel(panel)
+    }
+
+    /// Bytes of the next weights that each of `units` parts of the work asks for.
+    fn ahead(&self, units: usize) -> usize {
+        let bytes = self.block.next_weights.len().div_ceil(units);
+        bytes.next_multiple_of(CACHE_LINE)
+    }
+
+    /// Asks for the share of one of them.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    fn prefetch(&self, unit: usize, ahead: usize) {
+        let rest = self.block.next_weights.get(unit * ahead..);
+        let share = rest.map_or(&[][..], |rest| &rest[..rest.len().min(ahead)]);
+        for line in share.iter().step_by(CACHE_LINE) {
+            prefetch(line);
+        }
     }
 
     /// The lines of a tile of rows in a panel.
@@ -100,10 +125,18 @@ impl Walk<'_> {
     }
 
     /// Products of numbers, by pairs of row tiles and of panels.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
     fn multiply_numbers(&self, tile: &mut [F32x16]) {
-        for start in (0..self.column_tiles(0).len()).step_by(STEPS_AT_ONCE) {
+        let steps = self.column_tiles(0).len();
+        let pairs = self.row_tiles().div_ceil(2) * self.panels.div_ceil(2);
+        let ahead = self.ahead(steps.div_ceil(STEPS_AT_ONCE) * pairs);
+        let mut unit = 0;
+        for start in (0..steps).step_by(STEPS_AT_ONCE) {
             for row in (0..self.row_tiles()).step_by(2) {
                 for panel in (0..self.panels).step_by(2) {
+                    self.prefetch(unit, ahead);
+                    unit += 1;
                     match (self.row_tiles() - row, self.panels - panel) {
                         (1, 1) => self.multiply_numbers_of::<1, 1>(start, row, panel, tile),
                         (1, _) => self.multiply_numbers_of::<1, 2>(start, row, panel, tile),
@@ -187,8 +220,10 @@ impl Walk<'_> {
         let place = |unit: usize| (unit % self.row_tiles(), unit / self.row_tiles() * 2);
         let units = self.row_tiles() * pairs;
         let mut sums = [[Words::default(); TILE_ROWS]; 2];
+        let ahead = self.ahead(units);
         for unit in 0..=units {
             if unit < units {
+                self.prefetch(unit, ahead);
                 let (row, panel) = place(unit);
                 match unit % 2 {
                     0 => self.multiply_bytes::<0, 1>(row, panel),
@@ -241,8 +276,10 @@ impl Walk<'_> {
         let place = |unit: usize| (unit % self.row_tiles(), unit / self.row_tiles());
         let units = self.row_tiles() * self.panels;
         let mut sums = [[Words::default(); TILE_ROWS]; 3];
+        let ahead = self.ahead(units);
         for unit in 0..=units {
             if unit < units {
+                self.prefetch(unit, ahead);
                 let (row, panel) = place(unit);
                 match unit % 2 {
                     0 => self.multiply_parts::<0, 1, 2>(row, panel),

@@ -124,12 +124,13 @@ impl TiledRows {
     }
 }
 
-/// The weights of a task for one block of k, in tiles: [panels, steps of k].
+/// Memory for weights of a task that are brought into tiles.
 #[derive(Default)]
 pub(in crate::gemm) struct Columns(Vec<Tile>);
 
 impl Columns {
-    /// Replaces the content by the weights of some panels, which `fill` brings into the tiles of each.
+    /// Replaces the content by the weights of some panels, which `fill` brings into `len` tiles of
+    /// each.
     #[inline(always)]
     pub(super) fn fill<L>(
         &mut self,
@@ -137,18 +138,45 @@ impl Columns {
         panels: usize,
         len: usize,
         fill: impl Fn(&[L], &mut [Tile]),
-    ) {
+    ) -> ColumnTiles<'_> {
         self.0.resize(panels * len, [Words::default(); TILE_ROWS]);
         let lines = lines.chunks_exact(lines.len() / panels);
         for (lines, tiles) in lines.zip(self.0.chunks_exact_mut(len)) {
             fill(lines, tiles);
         }
+        ColumnTiles {
+            lines: self.0.as_flattened(),
+            panel_len: len * TILE_ROWS,
+            head: 0,
+        }
+    }
+}
+
+/// The weights of a task for one block of k, in tiles: [panels, head and rows of tiles].
+#[derive(Clone, Copy)]
+pub(super) struct ColumnTiles<'a> {
+    lines: &'a [Words],
+    panel_len: usize,
+    head: usize,
+}
+
+impl<'a> ColumnTiles<'a> {
+    /// 8-bit weights as they lie, if each panel is whole tiles after its head.
+    pub(super) fn of_lines(lines: &'a [Words], panels: usize, head: usize) -> Option<Self> {
+        let panel_len = lines.len() / panels;
+        let is_whole = (panel_len - head).is_multiple_of(TILE_ROWS);
+        is_whole.then_some(ColumnTiles {
+            lines,
+            panel_len,
+            head,
+        })
     }
 
-    /// The tiles of one of `panels`.
-    pub(super) fn panel(&self, panel: usize, panels: usize) -> &[Tile] {
-        let len = self.0.len() / panels;
-        &self.0[panel * len..][..len]
+    /// The tiles of a panel.
+    #[inline(always)]
+    pub(super) fn panel(&self, panel: usize) -> &'a [Tile] {
+        let lines = &self.lines[panel * self.panel_len..][..self.panel_len];
+        lines[self.head..].as_chunks().0
     }
 }
 
