@@ -42,21 +42,33 @@ impl FileMap {
     /// Gives the pages of `range` back to the system: resident memory falls, a later touch reads again.
     pub(crate) fn release(&self, range: &Range<usize>) {
         #[cfg(unix)]
-        if let Self::Mapped(map) = self {
-            const PAGE: usize = 4096;
-            let start = range.start.next_multiple_of(PAGE);
-            let end = range.end / PAGE * PAGE;
-            if start < end {
-                // SAFETY: the map is a read-only file mapping, so dropped pages come back from the file
-                // with the same bytes. A failure costs memory only, so the result is not needed.
-                let _ = unsafe {
-                    map.unchecked_advise_range(
-                        memmap2::UncheckedAdvice::DontNeed,
-                        start,
-                        end - start,
-                    )
-                };
+        if let (Self::Mapped(map), Some((start, len))) = (self, whole_pages(range)) {
+            // SAFETY: the map is a read-only file mapping, so dropped pages come back from the file
+            // with the same bytes. A failure costs memory only, so the result is not needed.
+            let _ = unsafe {
+                map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, len)
+            };
+        }
+    }
+
+    /// Says that few rows of `range` will be read, in no order. Without it one row of 2 KiB can make
+    /// 2 MiB resident where the system caches files in huge pages, and reads ahead from a cold disk.
+    pub(crate) fn expect_sparse_reads(&self, range: &Range<usize>) {
+        #[cfg(target_os = "linux")]
+        if let (Self::Mapped(map), Some((start, len))) = (self, whole_pages(range)) {
+            for advice in [memmap2::Advice::Random, memmap2::Advice::NoHugePage] {
+                // Advice only: a kernel that knows neither reads the same bytes.
+                let _ = map.advise_range(advice, start, len);
             }
         }
     }
+}
+
+/// Start and length of the pages that lie in `range` as a whole.
+#[cfg(unix)]
+fn whole_pages(range: &Range<usize>) -> Option<(usize, usize)> {
+    const PAGE: usize = 4096;
+    let start = range.start.next_multiple_of(PAGE);
+    let end = range.end / PAGE * PAGE;
+    (start < end).then(|| (start, end - start))
 }

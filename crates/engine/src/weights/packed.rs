@@ -164,19 +164,24 @@ struct WeightReader<'a> {
 impl<'a> WeightReader<'a> {
     /// The tensors that make up a part's weight, stacked along the first axis.
     fn weight(&self, part: Part) -> Result<Vec<Tensor<'a>>, CheckpointError> {
+        let tensors = self.unchecked_weight(part)?;
+        for tensor in &tensors {
+            tensor.check_finite(self.cpu)?;
+        }
+        Ok(tensors)
+    }
+
+    /// The same with their numbers unseen.
+    fn unchecked_weight(&self, part: Part) -> Result<Vec<Tensor<'a>>, CheckpointError> {
         let layout = self.checkpoint.layout;
         let stems = part.stems(layout);
         let mut shape = part.weight_shape(&self.checkpoint.config);
         shape[0] /= stems.len();
-        stems
-            .iter()
-            .map(|stem| {
-                let name = format!("{stem}{}", part.weight_suffix(layout));
-                let tensor = self.checkpoint.require(&name, &shape)?;
-                tensor.check_finite(self.cpu)?;
-                Ok(tensor)
-            })
-            .collect()
+        let require = |stem| {
+            let name = format!("{stem}{}", part.weight_suffix(layout));
+            self.checkpoint.require(&name, &shape)
+        };
+        stems.iter().map(require).collect()
     }
 
     fn bias(&self, part: Part) -> Result<Vec<f32>, CheckpointError> {
@@ -192,8 +197,8 @@ impl<'a> WeightReader<'a> {
     }
 
     fn table(&self, part: Part) -> Result<Table, CheckpointError> {
-        let tensor = self.weight(part)?.remove(0);
-        tensor.release();
+        let tensor = self.unchecked_weight(part)?.remove(0);
+        tensor.check_finite_and_release(self.cpu)?;
         tensor.to_table()
     }
 

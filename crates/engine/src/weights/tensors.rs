@@ -292,15 +292,34 @@ impl<'a> Tensor<'a> {
 
     /// Refuses NaN and infinities, naming the first one's place.
     pub(super) fn check_finite(&self, cpu: &Cpu) -> Result<(), CheckpointError> {
+        self.check_chunks(cpu, &|_| ())
+    }
+
+    /// The same; pages are given back while it reads, so that a large tensor is never resident.
+    pub(super) fn check_finite_and_release(&self, cpu: &Cpu) -> Result<(), CheckpointError> {
+        let start = self.info.range.start;
+        self.check_chunks(cpu, &|chunk| {
+            let range = start + chunk.start..start + chunk.end;
+            self.file.map.release(&range);
+        })
+    }
+
+    fn check_chunks(
+        &self,
+        cpu: &Cpu,
+        done: &(dyn Fn(Range<usize>) + Sync),
+    ) -> Result<(), CheckpointError> {
         // A multiple of every dtype's unit, large enough that handing it out costs nothing.
         const CHUNK_BYTES: usize = Q8_0_BYTES * 65_536;
         let dtype = self.dtype()?;
         let chunks: Vec<&[u8]> = self.bytes().chunks(CHUNK_BYTES).collect();
         let bad = std::sync::atomic::AtomicBool::new(false);
         cpu.pool().run(chunks.len(), &|task, _| {
-            if dtype.has_non_finite(chunks[task]) {
+            let chunk = chunks[task];
+            if dtype.has_non_finite(chunk) {
                 bad.store(true, std::sync::atomic::Ordering::Relaxed);
             }
+            done(task * CHUNK_BYTES..task * CHUNK_BYTES + chunk.len());
         });
         if !bad.into_inner() {
             return Ok(());
@@ -363,6 +382,7 @@ impl<'a> Tensor<'a> {
 
     /// A table whose rows stay in the mapped file and are widened when read.
     pub(super) fn to_table(self) -> Result<Table, CheckpointError> {
+        self.file.map.expect_sparse_reads(&self.info.range);
         Ok(Table {
             map: Arc::clone(&self.file.map),
             range: self.info.range.clone(),
