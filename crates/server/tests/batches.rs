@@ -465,6 +465,105 @@ fn files_are_their_accounts_own_and_listed_by_pages() {
     );
 }
 
+/// An hour is the shortest time, so the state and the files are made older in place of waiting.
+#[test]
+fn files_whose_time_is_over_are_gone() {
+    let mut hosted = Hosted::start();
+    let key = hosted.key("1");
+    let upload = |anchor: &str, seconds: &str| {
+        let fields = [
+            ("purpose", "batch"),
+            ("expires_after[anchor]", anchor),
+            ("expires_after[seconds]", seconds),
+        ];
+        let lines = numbered(1);
+        hosted.server.upload_with(Some(&key.text), &fields, &lines)
+    };
+    let create = |file: &str, after: Value| {
+        let mut body = asked(file);
+        body["output_expires_after"] = after;
+        hosted.post("/v1/batches", &key, &body)
+    };
+    let lasting = hosted.upload(&key, &numbered(1));
+    for (anchor, seconds) in [
+        ("created_at", "3599"),
+        ("created_at", "2592001"),
+        ("created_at", "1e4"),
+        ("last_active_at", "3600"),
+    ] {
+        let refused = upload(anchor, seconds);
+        assert_eq!(
+            (refused.status, refused.error()),
+            (400, "expires_after".to_owned())
+        );
+        let after = json!({"anchor": anchor, "seconds": seconds.parse().unwrap_or(0)});
+        let refused = create(&lasting, after);
+        let error = "output_expires_after".to_owned();
+        assert_eq!((refused.status, refused.error()), (400, error));
+    }
+    assert_eq!(create(&lasting, json!({"seconds": 3600})).status, 400);
+    let lifetime = |file: &Value| {
+        let second = |name: &str| file[name].as_i64();
+        Some(second("expires_at")? - second("created_at")?)
+    };
+    let input = upload("created_at", "2592000").json();
+    assert_eq!(lifetime(&input), Some(2_592_000));
+    let input = input["id"].as_str().unwrap().to_owned();
+    let batch = create(&input, json!({"anchor": "created_at", "seconds": 3600}));
+    assert_eq!(batch.status, 200, "{}", batch.body);
+    let batch = hosted.ended(&key, batch.json()["id"].as_str().unwrap());
+    assert_eq!(batch["status"], "completed", "{batch}");
+    let output = batch["output_file_id"].as_str().unwrap().to_owned();
+    let path = |id: &str| format!("/v1/files/{id}");
+    let file = hosted.get(&path(&output), &key).json();
+    assert_eq!(lifetime(&file), Some(3600));
+    assert_eq!(lifetime(&hosted.get(&path(&lasting), &key).json()), None);
+    // Without a word the outputs stay.
+    let batch = hosted.ended(
+        &key,
+        create(&lasting, Value::Null).json()["id"].as_str().unwrap(),
+    );
+    let kept = batch["output_file_id"].as_str().unwrap().to_owned();
+    assert_eq!(lifetime(&hosted.get(&path(&kept), &key).json()), None);
+
+    hosted.server.join();
+    hosted.change(|database, change| {
+        let sql = "UPDATE files SET expires_ms = $1 WHERE expires_ms IS NOT NULL";
+        database.execute(sql, &[(change.now.0 - 1).into()])?;
+        Ok(())
+    });
+    let folder = hosted.folder.path().join("files");
+    let old = std::time::SystemTime::now() - Duration::from_secs(7200);
+    for file in std::fs::read_dir(&folder).unwrap() {
+        let file = std::fs::File::options()
+            .append(true)
+            .open(file.unwrap().path());
+        file.unwrap().set_modified(old).unwrap();
+    }
+    hosted.server = serve(&hosted.location, folder.clone(), JobLimits::default());
+    let started = Instant::now();
+    while folder.join(&input).exists() || folder.join(&output).exists() {
+        assert!(started.elapsed() < PATIENCE);
+        std::thread::yield_now();
+    }
+    for id in [&input, &output] {
+        assert_eq!(hosted.get(&path(id), &key).status, 404);
+        assert_eq!(
+            hosted.get(&format!("{}/content", path(id)), &key).status,
+            404
+        );
+    }
+    for id in [&lasting, &kept] {
+        assert_eq!(
+            hosted.get(&format!("{}/content", path(id)), &key).status,
+            200
+        );
+        assert!(folder.join(id).exists());
+    }
+    let listed = hosted.get("/v1/files", &key).json();
+    assert_eq!(listed["data"].as_array().unwrap().len(), 2);
+}
+
 #[test]
 fn batches_are_listed_the_newest_first() {
     let hosted = Hosted::start();
@@ -705,6 +804,7 @@ async fn a_server_that_lost_its_batch_bills_nothing() {
                 input_file_id: file.id,
                 metadata: None,
                 window_ms: 60_000,
+                output_lifetime_ms: None,
             };
             let batch = batches::create(database, &new, 10, now)?;
             Ok((key.key.id, account.id, batch))

@@ -8,7 +8,7 @@ use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::files::{jobs, of_input, owner, page, page_limit, seconds};
+use super::files::{jobs, lifetime_ms, of_input, owner, page, page_limit, seconds};
 use super::query::{Asked, asked};
 use crate::app::SharedApp;
 use crate::auth::Caller;
@@ -34,7 +34,14 @@ pub struct BatchRequest {
     endpoint: Option<String>,
     completion_window: Option<String>,
     metadata: Option<BTreeMap<String, String>>,
-    output_expires_after: Option<serde::de::IgnoredAny>,
+    output_expires_after: Option<ExpiresAfter>,
+}
+
+/// `output_expires_after`.
+#[derive(Debug, Deserialize)]
+struct ExpiresAfter {
+    anchor: Option<String>,
+    seconds: Option<i64>,
 }
 
 /// `POST /v1/batches`.
@@ -51,12 +58,11 @@ pub async fn create(
     let input_file_id = required("input_file_id", request.input_file_id)?;
     expected("endpoint", request.endpoint, ENDPOINT)?;
     expected("completion_window", request.completion_window, WINDOW)?;
-    if request.output_expires_after.is_some() {
-        return Err(ApiError::invalid_param(
-            "output_expires_after",
-            "`output_expires_after` is not supported: outputs are kept until they are deleted",
-        ));
-    }
+    let output_lifetime_ms = request.output_expires_after.map(|after| {
+        let anchor = after.anchor.as_deref();
+        lifetime_ms("output_expires_after", anchor, after.seconds)
+    });
+    let output_lifetime_ms = output_lifetime_ms.transpose()?;
     if let Some(metadata) = &request.metadata {
         check_metadata(metadata)?;
     }
@@ -66,6 +72,7 @@ pub async fn create(
         input_file_id,
         metadata: request.metadata,
         window_ms: i64::try_from(jobs.limits.window.as_millis()).unwrap_or(i64::MAX),
+        output_lifetime_ms,
     };
     let max_open = jobs.limits.open_batches;
     let create = jobs

@@ -243,7 +243,7 @@ pub async fn upload(
         return Err(ApiError::invalid_param("file", "The file is empty"));
     }
     let created = Time::now();
-    let lifetime = form.expires_after_ms()?;
+    let lifetime = form.lifetime_ms()?;
     let file = StoredFile {
         id: upload.id.clone(),
         purpose: Purpose::Batch,
@@ -273,22 +273,33 @@ struct Form {
 
 impl Form {
     /// How long the file shall be kept.
-    fn expires_after_ms(&self) -> Result<Option<i64>, ApiError> {
-        /// OpenAI's bounds: an hour to thirty days.
-        const SECONDS: std::ops::RangeInclusive<i64> = 3_600..=2_592_000;
+    fn lifetime_ms(&self) -> Result<Option<i64>, ApiError> {
         let (anchor, seconds) = match (&self.anchor, &self.seconds) {
             (None, None) => return Ok(None),
             (anchor, seconds) => (anchor.as_deref(), seconds.as_deref().unwrap_or_default()),
         };
-        match seconds.parse::<i64>() {
-            Ok(seconds) if anchor == Some("created_at") && SECONDS.contains(&seconds) => {
-                Ok(Some(seconds * 1000))
-            }
-            _ => Err(ApiError::invalid_param(
-                "expires_after",
-                "`expires_after` is not as expected: `anchor` `created_at` and `seconds` from 3600 to 2592000",
-            )),
-        }
+        lifetime_ms("expires_after", anchor, seconds.parse().ok()).map(Some)
+    }
+}
+
+/// How long a file shall be kept after it was, in milliseconds, as `anchor` and `seconds` of the field
+/// `name` say.
+///
+/// # Errors
+/// 400 for another anchor, and for a time that OpenAI does not know: an hour to thirty days.
+pub(super) fn lifetime_ms(
+    name: &str,
+    anchor: Option<&str>,
+    seconds: Option<i64>,
+) -> Result<i64, ApiError> {
+    match (anchor, seconds) {
+        (Some("created_at"), Some(seconds @ 3_600..=2_592_000)) => Ok(seconds * 1000),
+        _ => Err(ApiError::invalid_param(
+            name,
+            format!(
+                "`{name}` is not as expected: `anchor` `created_at` and `seconds` from 3600 to 2592000"
+            ),
+        )),
     }
 }
 

@@ -133,6 +133,8 @@ pub struct StoredBatch {
     pub output_file_id: String,
     /// Where its errors are written.
     pub error_file_id: String,
+    /// How long both are kept once it has ended, in milliseconds; `None` is until someone deletes them.
+    pub output_lifetime_ms: Option<i64>,
     /// Its lines, once they were counted.
     pub total: i64,
     /// How far it is.
@@ -141,7 +143,8 @@ pub struct StoredBatch {
 
 const COLUMNS: &str = "id, owner, key_id, input_file_id, metadata, status, created_ms, expires_ms, \
                        in_progress_ms, finalizing_ms, cancelling_ms, ended_ms, errors, model, output_file_id, \
-                       error_file_id, total, completed, failed, tokens, input_bytes, output_bytes, error_bytes";
+                       error_file_id, total, completed, failed, tokens, input_bytes, output_bytes, error_bytes, \
+                       output_lifetime_ms";
 
 impl StoredBatch {
     fn read(row: &Row) -> Result<Self, DatabaseError> {
@@ -176,6 +179,7 @@ impl StoredBatch {
                 output_bytes: row.int(21)?,
                 error_bytes: row.int(22)?,
             },
+            output_lifetime_ms: row.optional_int(23)?,
         })
     }
 }
@@ -204,6 +208,9 @@ pub struct NewBatch {
     pub metadata: Option<BTreeMap<String, String>>,
     /// How long it may take, in milliseconds.
     pub window_ms: i64,
+    /// How long what it writes is kept once it has ended, in milliseconds; `None` is until someone
+    /// deletes it.
+    pub output_lifetime_ms: Option<i64>,
 }
 
 /// Accepts a batch. An owner may have `max_open` that have not ended.
@@ -230,8 +237,9 @@ pub fn create(
     let metadata = new.metadata.as_ref();
     let metadata = metadata.and_then(|metadata| serde_json::to_string(metadata).ok());
     let sql = "INSERT INTO batches (id, owner, key_id, input_file_id, metadata, status, created_ms, expires_ms, \
-               output_file_id, error_file_id) VALUES ($1, $2, $3, $4, $5, 'validating', $6, $7, $8, $9)";
-    let parameters: [Value; 9] = [
+               output_file_id, error_file_id, output_lifetime_ms) \
+               VALUES ($1, $2, $3, $4, $5, 'validating', $6, $7, $8, $9, $10)";
+    let parameters: [Value; 10] = [
         (&id).into(),
         (&new.owner).into(),
         new.key_id.as_ref().into(),
@@ -241,6 +249,7 @@ pub fn create(
         now.0.saturating_add(new.window_ms).into(),
         (&files::new_id()?).into(),
         (&files::new_id()?).into(),
+        new.output_lifetime_ms.into(),
     ];
     database.execute(sql, &parameters)?;
     find(database, &new.owner, &id)
@@ -504,6 +513,7 @@ pub fn end(
         (&batch.output_file_id, batch.progress.output_bytes, "output"),
         (&batch.error_file_id, batch.progress.error_bytes, "error"),
     ];
+    let lifetime = batch.output_lifetime_ms;
     for (file_id, bytes, what) in written.into_iter().filter(|(_, bytes, _)| *bytes > 0) {
         let file = StoredFile {
             id: file_id.clone(),
@@ -511,7 +521,7 @@ pub fn end(
             filename: format!("{}_{what}.jsonl", batch.id),
             bytes,
             created: now,
-            expires: None,
+            expires: lifetime.map(|ms| Time(now.0.saturating_add(ms))),
         };
         files::insert(database, &batch.owner, &file)?;
     }

@@ -25,6 +25,10 @@ pub const MIGRATIONS: &[Migration] = &[
         version: 3,
         sql: include_str!("migrations/0003_sessions_and_usage.sql"),
     },
+    Migration {
+        version: 4,
+        sql: include_str!("migrations/0004_output_lifetime.sql"),
+    },
 ];
 
 /// Brings a database to the last version.

@@ -152,10 +152,25 @@ impl Running {
 
     /// Sends a file of this text as a browser's form.
     pub(crate) fn upload(&self, key: Option<&str>, purpose: &str, text: &str) -> Answer {
+        self.upload_with(key, &[("purpose", purpose)], text)
+    }
+
+    /// The same with these fields before it.
+    pub(crate) fn upload_with(
+        &self,
+        key: Option<&str>,
+        fields: &[(&str, &str)],
+        text: &str,
+    ) -> Answer {
         const EDGE: &str = "edge-of-the-form";
+        let field = |(name, value): &(&str, &str)| {
+            format!(
+                "--{EDGE}\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n"
+            )
+        };
+        let fields: String = fields.iter().map(field).collect();
         let body = format!(
-            "--{EDGE}\r\nContent-Disposition: form-data; name=\"purpose\"\r\n\r\n{purpose}\r\n\
-             --{EDGE}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"lines.jsonl\"\r\n\
+            "{fields}--{EDGE}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"lines.jsonl\"\r\n\
              Content-Type: application/octet-stream\r\n\r\n{text}\r\n--{EDGE}--\r\n"
         );
         let content_type = format!("multipart/form-data; boundary={EDGE}");
