@@ -218,6 +218,28 @@ pub enum DatabaseError {
     #[cfg(feature = "postgres")]
     #[error("the state's database failed")]
     Postgres(#[from] postgres::Error),
+    /// The URL of Postgres is none. It may hold a password, and is not shown.
+    #[cfg(feature = "postgres")]
+    #[error(
+        "the state's address cannot be read, expected postgres://USER:PASSWORD@HOST/DATABASE, and perhaps \
+         `?sslmode=` with `disable`, `prefer`, `require` or `verify-full`"
+    )]
+    Address,
+    /// Certificates that would not be used, or a check without any.
+    #[cfg(feature = "postgres")]
+    #[error(
+        "the state's address has one of `sslmode=verify-full` and `sslrootcert`, expected both or none"
+    )]
+    UnusedCertificates,
+    /// The file of `sslrootcert` holds no certificates.
+    #[cfg(feature = "postgres")]
+    #[error("cannot read certificates in `{}`", path.display())]
+    Certificates {
+        /// The file.
+        path: PathBuf,
+        /// What was wrong.
+        source: tokio_rustls::rustls::pki_types::pem::Error,
+    },
     /// The system refuses a thread.
     #[error("the state's thread cannot start")]
     Thread {
@@ -271,7 +293,19 @@ impl DatabaseError {
                 _ => None,
             },
             #[cfg(feature = "postgres")]
+            Self::Postgres(error) if super::postgres_tls::is_about_certificate(error) => Some(
+                "`sslrootcert` names the authority of the database's certificate, which must be for the host in the URL",
+            ),
+            #[cfg(feature = "postgres")]
             Self::Postgres(_) => Some("is the database running, and may this user use it?"),
+            #[cfg(feature = "postgres")]
+            Self::Address => {
+                Some("write `%40` for `@`, `%2F` for `/` and `%3F` for `?` in a password")
+            }
+            #[cfg(feature = "postgres")]
+            Self::UnusedCertificates | Self::Certificates { .. } => Some(
+                "`sslrootcert` is a PEM file of authorities, such as /etc/ssl/certs/ca-certificates.crt",
+            ),
         }
     }
 }

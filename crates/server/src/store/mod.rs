@@ -1,7 +1,8 @@
 //! The state of a hosted service: accounts, keys, credit and the ledger, in one file of SQLite or in
 //! Postgres. All SQL of the program is here.
 //!
-//! - `database`: what is asked of either; `sqlite`, `postgres`: the two; `migrations`: the schema
+//! - `database`: what is asked of either; `sqlite`, `postgres`: the two; `postgres_tls`: how the latter's
+//!   connection is protected; `migrations`: the schema
 //! - `accounts`, `keys`: what operators change
 //! - `sessions`: people who are signed in; `usage`: what was billed, by day, key and task
 //! - `ledger`: the chain of entries; `books`: requests let in and billed, inside a transaction
@@ -22,6 +23,8 @@ pub mod ledger;
 pub mod migrations;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+#[cfg(feature = "postgres")]
+mod postgres_tls;
 pub mod sessions;
 pub mod sqlite;
 pub mod time;

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use postgres::types::{FromSql, IsNull, ToSql, Type, private::BytesMut, to_sql_checked};
-use postgres::{Client, Config, NoTls, Statement};
+use postgres::{Client, Statement};
 
 use super::database::{Database, DatabaseError, Durability, Row, Value};
+use super::postgres_tls::Address;
 
 /// One connection.
 pub struct Postgres {
@@ -24,20 +25,20 @@ impl std::fmt::Debug for Postgres {
 const WRITERS: &str = "5497526441863";
 
 impl Postgres {
-    /// Connects; `url` is as libpq reads it. The connection is not encrypted, so it belongs on one
-    /// machine, in a private network or in a tunnel; a URL that asks for encryption is refused.
+    /// Connects; `url` is as libpq reads it, encryption (`sslmode`, `sslrootcert`) included.
     ///
     /// # Errors
-    /// [`DatabaseError`] when the database cannot be reached.
+    /// [`DatabaseError`] when the database cannot be reached, or not as protected as the URL asks.
     pub fn connect(url: &str) -> Result<Self, DatabaseError> {
-        let mut config: Config = url.parse()?;
+        let mut address = Address::parse(url)?;
+        let config = &mut address.config;
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(Duration::from_secs(5));
         }
         // A database that went away is noticed while requests wait, not after hours.
         config.keepalives_idle(Duration::from_secs(10));
         config.tcp_user_timeout(Duration::from_secs(20));
-        let mut client = config.connect(NoTls)?;
+        let mut client = address.connect()?;
         client.batch_execute("SET statement_timeout = '60s'; SET lock_timeout = '20s'")?;
         Ok(Self {
             client,
