@@ -423,7 +423,6 @@ fn status(address: &str, key: &Made, path: &str) -> u16 {
     request.call().unwrap().status().as_u16()
 }
 
-#[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
 #[test]
 fn servers_behind_nginx_stay_exact_while_one_is_killed() {
     let Some(location) = postgres::fresh("quintet_nginx") else {

@@ -131,7 +131,6 @@ fn certificates(folder: &Path, name: &str, pem: &str) -> String {
     path.to_str().unwrap().to_owned()
 }
 
-#[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
 #[test]
 fn the_connection_to_postgres_is_as_protected_as_its_url_asks() {
     let Some(location) = postgres::fresh("quintet_tls") else {
