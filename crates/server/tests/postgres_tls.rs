@@ -22,8 +22,10 @@ use quintet_server::store::{
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Nobody asks for it, and no error may tell it.
+/// No error may tell it.
 const PASSWORD: &str = "sesame-open";
+/// Who is asked for it.
+const ROLE: &str = "quintet_stork";
 
 type Authority = CertifiedIssuer<'static, KeyPair>;
 
@@ -60,8 +62,20 @@ impl Encrypting {
         let mut started = Self { server, port };
         started.set("ssl_cert_file = 'quintet-test.crt'");
         started.set("ssl_key_file = 'quintet-test.key'");
+        // Whoever is called so must show the password, and only over an encrypted connection.
+        let role =
+            format!("DROP ROLE IF EXISTS {ROLE}; CREATE ROLE {ROLE} LOGIN PASSWORD '{PASSWORD}'");
+        started.server.script(&role).unwrap();
+        let line = format!("hostssl all {ROLE} 127.0.0.1/32 scram-sha-256");
+        started.edit_hba(&format!("1i {line}")).unwrap();
         started.switch("on");
         started
+    }
+
+    /// Changes the file of who may connect how; the server edits its own.
+    fn edit_hba(&mut self, edit: &str) -> Result<(), DatabaseError> {
+        let sql = format!("COPY (SELECT '') TO PROGRAM 'sed -i \"{edit}\" pg_hba.conf'");
+        self.server.script(&sql)
     }
 
     fn set(&mut self, setting: &str) {
@@ -87,6 +101,7 @@ impl Encrypting {
 
 impl Drop for Encrypting {
     fn drop(&mut self) {
+        let _ = self.edit_hba(&format!("/ {ROLE} /d"));
         for sql in [
             "ALTER SYSTEM RESET ssl",
             "ALTER SYSTEM RESET ssl_cert_file",
@@ -191,6 +206,22 @@ fn the_connection_to_postgres_is_as_protected_as_its_url_asks() {
     assert!(text.contains("expected both or none"), "{text}");
     let text = refusal(&server.url("localhost", "sslmode=verify"));
     assert!(text.contains("cannot be read"), "{text}");
+
+    // A password is asked for, and only over an encrypted connection.
+    let asked = |query: &str| {
+        let url = server.url("localhost", query);
+        url.replace("//postgres:", &format!("//{ROLE}:"))
+    };
+    let right_password = asked(&verified(&right));
+    assert!(is_encrypted(&right_password).unwrap());
+    let text = refusal(&right_password.replace(PASSWORD, "another"));
+    assert!(text.contains("password authentication failed"), "{text}");
+    // The TLS library (0.13) has no channel binding: who insists on it is refused, not fobbed off.
+    let text = refusal(&asked(&format!(
+        "{}&channel_binding=require",
+        verified(&right)
+    )));
+    assert!(text.contains("did not use channel binding"), "{text}");
 
     // The store's own work over it: the schema, and an account.
     let encrypted = server.url("localhost", &verified(&right));
