@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use quintet_engine::quality::CollectionError;
+use quintet_engine::quality::{BeirError, CollectionError};
 use quintet_engine::weights::hub::{HubCacheError, HubIdError};
 use quintet_engine::{CheckpointError, EmbedError, LoadError, UnknownTask};
 use quintet_server::store::{DatabaseError, StoreError};
@@ -130,6 +130,8 @@ fn hint(cause: Cause<'_>) -> Option<String> {
     } else if let Some(error) = cause.downcast_ref::<JobsError>() {
         error.hint().map(str::to_owned)
     } else if let Some(error) = cause.downcast_ref::<CollectionError>() {
+        error.hint().map(str::to_owned)
+    } else if let Some(error) = cause.downcast_ref::<BeirError>() {
         error.hint().map(str::to_owned)
     } else if let Some(error) = cause.downcast_ref::<StoreError>() {
         error.hint().map(str::to_owned)

@@ -171,6 +171,131 @@ fn json_holds_every_number_and_the_recommendation_keeps_what_was_asked() {
     assert_eq!(again["measurements"], report["measurements"]);
 }
 
+/// A BEIR folder with the pairs and these relevances.
+fn beir(splits: &[(&str, &str)]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut corpus, mut queries) = (String::new(), String::new());
+    for (number, line) in (1..).zip(PAIRS.lines().skip(1)) {
+        let (query, document) = line.split_once(',').unwrap();
+        let (title, text) = document.split_once(' ').unwrap();
+        let line = serde_json::json!({"_id": format!("d{number}"), "title": title, "text": text});
+        corpus += &format!("{line}\n");
+        let line = serde_json::json!({"_id": format!("q{number}"), "text": query, "metadata": {}});
+        queries += &format!("{line}\n");
+    }
+    fs::write(folder.path().join("corpus.jsonl"), corpus).unwrap();
+    fs::write(folder.path().join("queries.jsonl"), queries).unwrap();
+    fs::create_dir(folder.path().join("qrels")).unwrap();
+    for (name, lines) in splits {
+        let path = folder.path().join("qrels").join(format!("{name}.tsv"));
+        fs::write(path, format!("query-id\tcorpus-id\tscore\n{lines}")).unwrap();
+    }
+    folder
+}
+
+const QRELS: &str = "q1\td1\t1\nq2\td2\t1\nq3\td3\t1\n";
+
+#[test]
+fn a_beir_folder_is_measured_as_the_same_pairs_are() {
+    let measured = |collection: &[&str]| {
+        let args = ["-m", MODEL, "--precision", "exact", "--json"];
+        let run = run(&[&["tune"], collection, &args].concat());
+        let report: Value = serde_json::from_str(&run.stdout).unwrap();
+        (report, run.stderr)
+    };
+    let folder = beir(&[("train", "q1\td1\t1\n"), ("test", QRELS)]);
+    let pairs = folder.path().join("pairs.csv");
+    fs::write(&pairs, PAIRS).unwrap();
+    let (expected, _) = measured(&[pairs.to_str().unwrap()]);
+    let path = folder.path().to_str().unwrap();
+    let (found, stderr) = measured(&[path]);
+    assert_eq!(found["measurements"], expected["measurements"]);
+    assert_eq!(stderr, "");
+    let (train, _) = measured(&[path, "--split", "train"]);
+    assert_eq!(
+        (&train["documents"]["count"], &train["queries"]["count"]),
+        (&3.into(), &1.into())
+    );
+    // The only relevances need no name; a document without a text is told of.
+    let folder = beir(&[("dev", QRELS)]);
+    let corpus = folder.path().join("corpus.jsonl");
+    let lines = fs::read_to_string(&corpus).unwrap();
+    fs::write(
+        &corpus,
+        format!("{{\"_id\": \"d0\", \"text\": \"\"}}\n{lines}"),
+    )
+    .unwrap();
+    let (found, stderr) = measured(&[folder.path().to_str().unwrap()]);
+    assert_eq!(found["measurements"], expected["measurements"]);
+    assert_eq!(
+        stderr,
+        "note: documents without a text are left out: 1 of corpus.jsonl\n"
+    );
+}
+
+#[test]
+fn what_is_wrong_with_a_beir_folder_names_the_file_and_the_line() {
+    let shown = |folder: &tempfile::TempDir, more: &[&str]| {
+        let path = folder.path().to_str().unwrap();
+        let run = run(&[&["tune", path, "-m", MODEL, "--precision", "exact"], more].concat());
+        run.shown().replace(path, "[FOLDER]")
+    };
+    let folder = beir(&[("dev", QRELS), ("train", "q1\td7\t1\n")]);
+    assert_snapshot!(shown(&folder, &[]), @r##"
+    exit 1
+    --- stderr
+    error: `[FOLDER]/qrels` has no `test.tsv`
+    hint: name one with --split; it has `dev.tsv`, `train.tsv`
+    "##);
+    assert_snapshot!(shown(&folder, &["--split", "train"]), @r##"
+    exit 1
+    --- stderr
+    error: line 2 of `qrels/train.tsv` names `d7`, which is not in `corpus.jsonl`
+    "##);
+    let corpus = folder.path().join("corpus.jsonl");
+    let lines = fs::read_to_string(&corpus).unwrap();
+    fs::write(&corpus, format!("{lines}{{\"_id\": \"d4\",\n")).unwrap();
+    assert_snapshot!(shown(&folder, &["--split", "dev"]), @r##"
+    exit 1
+    --- stderr
+    error: `corpus.jsonl` is not JSONL as expected
+      because: EOF while parsing an object at line 5 column 0
+    hint: a line of documents or queries is an object such as {"_id": "d1", "text": "…"}
+    "##);
+    let long = serde_json::json!({"_id": "d4", "text": "word ".repeat(9000)});
+    fs::write(&corpus, format!("{lines}{long}\n")).unwrap();
+    assert_snapshot!(shown(&folder, &["--split", "dev"]), @r##"
+    exit 1
+    --- stderr
+    error: in `[FOLDER]/corpus.jsonl`, the document in line 4 has 36013 tokens, expected at most 8192
+    hint: --truncate cuts what is too long
+    "##);
+    fs::write(
+        &corpus,
+        [&b"{\"_id\": \"d1\", \"text\": \"a\"}\n\xe9"[..]].concat(),
+    )
+    .unwrap();
+    assert_snapshot!(shown(&folder, &["--split", "dev"]), @r##"
+    exit 1
+    --- stderr
+    error: line 2 of `[FOLDER]/corpus.jsonl` is not UTF-8
+    hint: save the collection as UTF-8
+    "##);
+    fs::remove_file(&corpus).unwrap();
+    assert_snapshot!(shown(&folder, &[]), @r##"
+    exit 1
+    --- stderr
+    error: the folder `[FOLDER]` has no `corpus.jsonl`
+    hint: a folder as BEIR lays it out has corpus.jsonl, queries.jsonl and qrels/test.tsv
+    "##);
+    assert_snapshot!(run(&["tune", "none.csv", "--split", "dev"]).shown(), @r##"
+    exit 1
+    --- stderr
+    error: --split is given, and the collection is no BEIR folder
+    hint: name a folder with corpus.jsonl, queries.jsonl and qrels
+    "##);
+}
+
 #[cfg(feature = "mini")]
 #[test]
 fn the_sample_runs_when_nothing_is_named() {
@@ -222,7 +347,7 @@ fn what_cannot_be_measured_says_why() {
     assert_snapshot!(of(&format!("{PAIRS}a,{}\n", "word ".repeat(9000))), @r##"
     exit 1
     --- stderr
-    error: the text in line 5 has 36013 tokens, expected at most 8192
+    error: the document in line 5 has 36013 tokens, expected at most 8192
     hint: --truncate cuts what is too long
     "##);
     assert_snapshot!(run_with_stdin(&["tune", "-"], b"query,document\na,\xe9\n").shown(), @r##"

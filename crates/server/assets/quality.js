@@ -10,6 +10,8 @@ const byId = (id) => document.getElementById(id);
 const { model, price, origin, bytes } = byId("quality").dataset;
 
 let running;
+/** The files of a BEIR folder, while it stands in place of the text: name, corpus, queries, and relevances by name. */
+let folder;
 /** The last answer, and the row that the dial stands at. */
 let last, chosen;
 
@@ -19,8 +21,8 @@ async function run() {
   const started = performance.now();
   busy(true);
   try {
-    const collection = byId("collection").value;
-    if (!collection.trim()) throw new Problem("There is no collection yet. Paste one, open a file, or try the sample.");
+    const collection = folder ? await texts(folder) : byId("collection").value;
+    if (!folder && !collection.trim()) throw new Problem("There is no collection yet. Paste one, open a file, or try the sample.");
     const body = { model, collection, recall_at: Number(byId("recall").value), ...(byId("truncate").value && { truncate: byId("truncate").value }) };
     show(await ask("/v1/quality", body, { key: byId("key")?.value ?? "", signal: own.signal }), performance.now() - started);
   } catch (error) {
@@ -40,8 +42,11 @@ async function run() {
   }
 }
 
-/** A refused text is named by its line. */
-const words = ({ message, param }) => (param?.startsWith("line ") ? `L${param.slice(1)}: ${message}` : message);
+/** A refused text is named by its line, relevances by their file. */
+function words({ message, param }) {
+  if (param?.startsWith("line ")) return `L${param.slice(1)}: ${message}`;
+  return folder ? message.replaceAll("`qrels`", `\`${byId("split").value}\``) : message;
+}
 
 function busy(is) {
   byId("stop").hidden = byId("progress").hidden = !is;
@@ -65,6 +70,7 @@ function show(answer, ms) {
     `${answer.model} answered in ${answer.precision}`, `${documents.count.toLocaleString("en")} documents, ${queries.count.toLocaleString("en")} ${queries.count === 1 ? "query" : "queries"}`,
     `${usage.total_tokens.toLocaleString("en")} tokens`, `${Math.round(ms).toLocaleString("en")} ms`,
   ];
+  if (documents.left_out) parts.push(`${documents.left_out.toLocaleString("en")} without a text left out`);
   if (Number(price)) parts.push(`$${((usage.total_tokens * price) / 1e12).toFixed(9).replace(/0+$/, "")}`);
   byId("receipt").textContent = [...parts, answer.system_fingerprint].join(" · ");
   byId("nothing").hidden = true;
@@ -96,16 +102,60 @@ function writeCode() {
   byId("code").textContent = code(byId("language").value, origin, "/v1/embeddings", body);
 }
 
+async function decoded(file, name = "The file") {
+  if (file.size > Number(bytes)) throw new Problem(`${name} has ${file.size.toLocaleString("en")} bytes, this server takes ${Number(bytes).toLocaleString("en")}; quintet tune reads it in a terminal.`);
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(await file.arrayBuffer());
+  } catch {
+    throw new Problem(`${name} is not UTF-8 text. Save it as CSV in UTF-8, or as JSONL.`);
+  }
+}
+
 /** The file's text into the field, where it can be seen and changed. */
 async function open(file) {
   if (!file) return;
   byId("problem").hidden = true;
-  if (file.size > Number(bytes)) return problem(`The file has ${file.size.toLocaleString("en")} bytes, this server takes ${Number(bytes).toLocaleString("en")}; quintet tune reads it in a terminal.`);
   try {
-    byId("collection").value = new TextDecoder("utf-8", { fatal: true }).decode(await file.arrayBuffer());
-  } catch {
-    problem("The file is not UTF-8 text. Save it as CSV in UTF-8, or as JSONL.");
+    byId("collection").value = await decoded(file);
+    leave();
+  } catch (error) {
+    problem(error.message);
   }
+}
+
+/** A folder in place of the text: its files are read when they are measured. */
+function openFolder(files) {
+  if (!files.length) return;
+  byId("problem").hidden = true;
+  // The paths begin with the folder that was chosen.
+  const [name] = files[0].webkitRelativePath.split("/");
+  const at = (path) => files.find((file) => file.webkitRelativePath === `${name}/${path}`);
+  const [corpus, queries] = [at("corpus.jsonl"), at("queries.jsonl")];
+  const qrels = files.filter((file) => /^[^/]+\/qrels\/[^/]+\.tsv$/.test(file.webkitRelativePath));
+  const missing = !corpus ? "corpus.jsonl" : !queries ? "queries.jsonl" : !qrels.length ? "qrels/test.tsv" : undefined;
+  if (missing) return problem(`The folder ${name} has no ${missing}; a BEIR folder has corpus.jsonl, queries.jsonl and qrels/test.tsv.`);
+  folder = { corpus, queries, qrels };
+  byId("folder-name").textContent = name;
+  byId("folder-files").textContent = [corpus, queries].map((file) => `${file.name}, ${Math.ceil(file.size / 1000).toLocaleString("en")} KB`).join(" · ");
+  byId("split").replaceChildren(...qrels.map((file) => element("option", file.name === "test.tsv" ? { selected: "" } : {}, `qrels/${file.name}`)));
+  byId("folder").hidden = false;
+  byId("pasted").hidden = true;
+}
+
+/** Back to the text. */
+function leave() {
+  folder = undefined;
+  byId("beir").value = "";
+  byId("folder").hidden = true;
+  byId("pasted").hidden = false;
+}
+
+/** What the server is asked with. */
+async function texts({ corpus, queries, qrels }) {
+  const chosen = qrels[byId("split").selectedIndex];
+  const all = corpus.size + queries.size + chosen.size;
+  if (all > Number(bytes)) throw new Problem(`The files have ${all.toLocaleString("en")} bytes, this server takes ${Number(bytes).toLocaleString("en")}; quintet tune reads the folder in a terminal.`);
+  return { corpus: await decoded(corpus, "corpus.jsonl"), queries: await decoded(queries, "queries.jsonl"), qrels: await decoded(chosen, byId("split").value) };
 }
 
 function download() {
@@ -122,11 +172,14 @@ byId("inputs").addEventListener("submit", (event) => {
   run();
 });
 byId("try").addEventListener("click", () => {
+  leave();
   byId("collection").value = byId("sample").content.textContent;
   run();
 });
 byId("stop").addEventListener("click", () => running?.abort());
 byId("file").addEventListener("change", (event) => open(event.target.files[0]));
+byId("beir").addEventListener("change", (event) => openFolder([...event.target.files]));
+byId("leave").addEventListener("click", leave);
 for (const id of ["keep", "documents", "storage"]) byId(id).addEventListener("input", turn);
 byId("language").addEventListener("change", writeCode);
 byId("download").addEventListener("click", download);

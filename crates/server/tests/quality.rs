@@ -136,6 +136,22 @@ fn tokens_are_those_of_the_texts_and_csv_is_read_as_jsonl() {
 }
 
 #[test]
+fn a_beir_folder_is_measured_as_the_same_pairs_are() {
+    let files = json!({
+        "corpus": "{\"_id\": \"1\", \"title\": \"Storks\", \"text\": \"fly.\"}\n{\"_id\": 2, \"text\": \"\"}\n{\"_id\": 3, \"text\": \"Banks lend.\"}",
+        "queries": "{\"_id\": \"a\", \"text\": \"a stork\"}\n{\"_id\": \"b\", \"text\": \"a bank\"}\n{\"_id\": \"c\", \"text\": \"a fish\"}\n",
+        "qrels": "query-id\tcorpus-id\tscore\na\t1\t1\nb\t3\t1\nc\t2\t1\n",
+    });
+    let found = measured(&json!({"collection": files}));
+    let pairs = "query,document\na stork,Storks fly.\na bank,Banks lend.\n";
+    let expected = measured(&json!({"collection": pairs}));
+    assert_eq!(found["measurements"], expected["measurements"]);
+    assert_eq!(found["usage"], expected["usage"]);
+    assert_eq!(found["documents"]["left_out"], 1);
+    assert_eq!(expected["documents"]["left_out"], Value::Null);
+}
+
+#[test]
 fn what_is_refused_is_named() {
     let pair = "query,document\na,A\nb,B\n";
     let long = format!("query,document\na,A\nb,{}\n", "word ".repeat(9000));
@@ -158,6 +174,30 @@ fn what_is_refused_is_named() {
             json!({"collection": "{\"query\": 7}"}),
             "collection",
             "at line 1 column",
+        ),
+        (
+            json!({"collection": 7}),
+            "collection",
+            "expected a text, or an object with the texts `corpus`, `queries` and `qrels`",
+        ),
+        (
+            json!({"collection": {"corpus": "", "queries": ""}}),
+            "collection",
+            "expected a text, or an object with the texts `corpus`, `queries` and `qrels`",
+        ),
+        (
+            json!({"collection": {"corpus": "", "queries": "{\"_id\": 1}", "qrels": ""}}),
+            "collection",
+            "Line 1 of `queries.jsonl` has no `text`",
+        ),
+        (
+            json!({"collection": {
+                "corpus": format!("{{\"_id\": 1, \"text\": \"a\"}}\n{{\"_id\": 2, \"text\": \"{}\"}}", "word ".repeat(9000)),
+                "queries": "{\"_id\": 1, \"text\": \"a\"}",
+                "qrels": "1\t1\t1",
+            }}),
+            "line 2 of corpus.jsonl",
+            "maximum context length",
         ),
         (
             json!({"collection": pair, "recall_at": 0}),

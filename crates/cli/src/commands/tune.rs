@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use clap::Args;
 use quintet_engine::quality::{
-    Collection, Difference, Measurement, QualityError, SAMPLE, Vectors, evaluate, recommended,
+    BeirCollection, BeirFiles, Collection, Difference, Measurement, QualityError, SAMPLE, Vectors,
+    evaluate, recommended,
 };
 use quintet_engine::{Precision, Truncate};
 use serde::Serialize;
@@ -30,21 +31,29 @@ use crate::table::{Align, columns, grouped, size};
 /// A collection is CSV or JSONL. The simplest is CSV whose first line is `query,document`, and a
 /// query with a document that it should find in each line. `id` and `relevant` name further
 /// documents: in CSV with spaces between, in JSONL as a list, or as an object with grades.
+///
+/// A folder as BEIR lays it out is a collection too: `corpus.jsonl`, `queries.jsonl` and
+/// `qrels/test.tsv`, or another file of `qrels` that --split names.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
   quintet tune                              a small sample
   quintet tune questions.csv                query,document
   quintet tune collection.jsonl --keep 95 --precision exact
+  quintet tune scifact --split train        a folder as BEIR lays it out
 
 Lines of JSONL:
   {\"query\": \"How do I get a new password?\", \"document\": \"Click on Forgotten below the form.\"}
   {\"id\": \"d2\", \"document\": \"Parcels take two days.\"}
   {\"query\": \"When does my parcel come?\", \"relevant\": [\"d2\"]}")]
 pub(crate) struct TuneArgs {
-    /// Documents and queries as CSV or JSONL, `-` for stdin [default: a built-in sample]
+    /// Documents and queries as CSV or JSONL, `-` for stdin, or a BEIR folder
+    /// [default: a built-in sample]
     #[arg(value_name = "COLLECTION")]
     collection: Option<PathBuf>,
+    /// Which relevances of a BEIR folder: the file `qrels/NAME.tsv` [default: test, or the only one]
+    #[arg(long, value_name = "NAME")]
+    split: Option<String>,
     /// Share of nDCG@10 that the recommended vectors shall keep
     #[arg(long, value_name = "PERCENT", default_value = "98", value_parser = percent)]
     keep: f64,
@@ -79,6 +88,13 @@ pub(crate) struct TuneArgs {
     precisions: Vec<Precision>,
     #[command(flatten)]
     threads: ThreadArgs,
+}
+
+impl TuneArgs {
+    /// The collection, where it is a folder.
+    fn beir_folder(&self) -> Option<&Path> {
+        self.collection.as_deref().filter(|path| path.is_dir())
+    }
 }
 
 fn percent(text: &str) -> Result<f64, String> {
@@ -158,7 +174,7 @@ struct Projection {
 
 /// Runs the command.
 pub(crate) fn run(args: &TuneArgs, settings: &Settings) -> anyhow::Result<()> {
-    let collection = read(args.collection.as_deref())?;
+    let collection = read(args)?;
     let located = model::locate(args.model.as_deref(), settings)?;
     let mut precisions = Precision::ALL.to_vec();
     precisions.retain(|it| args.precisions.is_empty() || args.precisions.contains(it));
@@ -208,11 +224,82 @@ pub(crate) fn run(args: &TuneArgs, settings: &Settings) -> anyhow::Result<()> {
     Ok(output.finish()?)
 }
 
-fn read(path: Option<&Path>) -> anyhow::Result<Collection> {
-    let Some(path) = path else {
-        note("no collection is named: measuring on a small built-in sample");
-        return Ok(Collection::read(SAMPLE)?);
+fn read(args: &TuneArgs) -> anyhow::Result<Collection> {
+    let folder = args.beir_folder();
+    if let (None, Some(_)) = (folder, &args.split) {
+        return Err(
+            UserError::new("--split is given, and the collection is no BEIR folder")
+                .hint("name a folder with corpus.jsonl, queries.jsonl and qrels")
+                .into(),
+        );
+    }
+    match (folder, &args.collection) {
+        (Some(folder), _) => read_folder(folder, args.split.as_deref()),
+        (None, Some(path)) => Ok(Collection::read(&text(path)?)?),
+        (None, None) => {
+            note("no collection is named: measuring on a small built-in sample");
+            Ok(Collection::read(SAMPLE)?)
+        }
+    }
+}
+
+/// A folder as BEIR lays it out.
+fn read_folder(folder: &Path, split: Option<&str>) -> anyhow::Result<Collection> {
+    let missing = [BeirFiles::CORPUS, BeirFiles::QUERIES]
+        .into_iter()
+        .find(|name| !folder.join(name).exists());
+    if let Some(name) = missing {
+        let words = format!("the folder `{}` has no `{name}`", folder.display());
+        return Err(UserError::new(words)
+            .hint("a folder as BEIR lays it out has corpus.jsonl, queries.jsonl and qrels/test.tsv")
+            .into());
+    }
+    let split = chosen_split(&folder.join("qrels"), split)?;
+    let qrels_name = format!("qrels/{split}.tsv");
+    let read = BeirCollection::read(&BeirFiles {
+        corpus: &text(&folder.join(BeirFiles::CORPUS))?,
+        queries: &text(&folder.join(BeirFiles::QUERIES))?,
+        qrels: &text(&folder.join(&qrels_name))?,
+        qrels_name: &qrels_name,
+    })?;
+    if read.empty_documents > 0 {
+        let (count, file) = (read.empty_documents, BeirFiles::CORPUS);
+        note(&format!(
+            "documents without a text are left out: {count} of {file}"
+        ));
+    }
+    Ok(read.collection)
+}
+
+/// Which of the relevances: those that are asked for, those of the test, or the only ones.
+fn chosen_split(folder: &Path, asked: Option<&str>) -> anyhow::Result<String> {
+    let entries = std::fs::read_dir(folder).map_err(|source| InputError::Open {
+        path: folder.to_owned(),
+        source,
+    })?;
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let splits = names.filter_map(|name| Some(name.strip_suffix(".tsv")?.to_owned()));
+    let mut splits: Vec<String> = splits.collect();
+    splits.sort();
+    let wanted = asked.unwrap_or("test");
+    if splits.iter().any(|split| split == wanted) {
+        return Ok(wanted.to_owned());
+    }
+    if let (None, [only]) = (asked, &splits[..]) {
+        return Ok(only.clone());
+    }
+    let files: Vec<String> = splits.iter().map(|it| format!("`{it}.tsv`")).collect();
+    let hint = match files.is_empty() {
+        true => {
+            "its lines are a query's id, a document's id and a score with tabs between".to_owned()
+        }
+        false => format!("name one with --split; it has {}", files.join(", ")),
     };
+    let words = format!("`{}` has no `{wanted}.tsv`", folder.display());
+    Err(UserError::new(words).hint(hint).into())
+}
+
+fn text(path: &Path) -> anyhow::Result<String> {
     let mut bytes = Vec::new();
     let read = if path == Path::new("-") {
         std::io::stdin().read_to_end(&mut bytes)
@@ -229,7 +316,7 @@ fn read(path: Option<&Path>) -> anyhow::Result<Collection> {
         UserError::new(format!("line {line} of `{}` is not UTF-8", path.display()))
             .hint("save the collection as UTF-8")
     })?;
-    Ok(Collection::read(&text)?)
+    Ok(text)
 }
 
 /// The model in one precision over all texts.
@@ -258,7 +345,7 @@ fn pass(
         bar.set_position(done as u64);
     });
     bar.finish_and_clear();
-    let vectors = vectors.map_err(refused)?;
+    let vectors = vectors.map_err(|error| refused(error, args.beir_folder()))?;
     let tokens = vectors.document_tokens + vectors.query_tokens;
     let tokens_per_s = tokens as f64 / started.elapsed().as_secs_f64();
     let sizes = &embedder.config().matryoshka_dimensions;
@@ -270,11 +357,20 @@ fn pass(
     Ok((pass, vectors))
 }
 
-fn refused(error: QualityError) -> anyhow::Error {
-    if let QualityError::Embed(error) = error {
-        return error.into();
+fn refused(error: QualityError, beir_folder: Option<&Path>) -> anyhow::Error {
+    let mut words = error.to_string();
+    match (error, beir_folder) {
+        (QualityError::Embed(error), _) => return error.into(),
+        (QualityError::TooLong { what, .. }, Some(folder)) => {
+            let file = match what {
+                "query" => BeirFiles::QUERIES,
+                _ => BeirFiles::CORPUS,
+            };
+            words = format!("in `{}`, {words}", folder.join(file).display());
+        }
+        _ => {}
     }
-    UserError::new(error.to_string())
+    UserError::new(words)
         .hint("--truncate cuts what is too long")
         .into()
 }

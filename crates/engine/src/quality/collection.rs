@@ -16,6 +16,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 /// What is searched, what for, and what should be found.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,6 +45,21 @@ pub struct Query {
     pub line: u64,
     /// In the order of the documents, none twice.
     pub relevant: Vec<Relevant>,
+}
+
+impl Query {
+    /// Sorts what was noted, and leaves out what is not relevant and what is noted twice.
+    pub(super) fn keep_relevant(&mut self) {
+        let relevant = &mut self.relevant;
+        relevant.retain(|it| it.grade > 0.0);
+        // The highest grade of a document is the one that stays.
+        relevant.sort_by(|a, b| {
+            a.document
+                .cmp(&b.document)
+                .then(b.grade.total_cmp(&a.grade))
+        });
+        relevant.dedup_by_key(|it| it.document);
+    }
 }
 
 /// A document that a query should find.
@@ -167,7 +183,7 @@ struct Line {
 
 #[derive(Debug, Deserialize)]
 #[serde(untagged, expecting = "expected an id: a text or a whole number")]
-enum Id {
+pub(super) enum Id {
     Text(String),
     Number(i64),
 }
@@ -184,7 +200,7 @@ enum Named {
 }
 
 impl Id {
-    fn text(self) -> String {
+    pub(super) fn text(self) -> String {
         match self {
             Self::Text(text) => text,
             Self::Number(number) => number.to_string(),
@@ -203,7 +219,20 @@ impl Named {
 }
 
 fn read_json(text: &str, reading: &mut Reading) -> Result<(), CollectionError> {
-    let mut values = serde_json::Deserializer::from_str(text).into_iter::<Line>();
+    each_object(text, |line, value| match value {
+        Ok(value) => reading.take(line, value),
+        Err(source) => Err(CollectionError::Json { source }),
+    })
+}
+
+/// Hands over what was read of each object of JSONL, with the line that it begins in, up to the first
+/// error.
+pub(super) fn each_object<T: DeserializeOwned, E>(
+    text: &str,
+    mut take: impl FnMut(u64, serde_json::Result<T>) -> Result<(), E>,
+) -> Result<(), E> {
+    let text = text.trim_start_matches('\u{feff}');
+    let mut values = serde_json::Deserializer::from_str(text).into_iter::<T>();
     let (mut line, mut counted) = (1, 0);
     loop {
         // Objects may stand over several lines: they count from where they begin.
@@ -213,8 +242,7 @@ fn read_json(text: &str, reading: &mut Reading) -> Result<(), CollectionError> {
         counted = start;
         match values.next() {
             None => return Ok(()),
-            Some(Err(source)) => return Err(CollectionError::Json { source }),
-            Some(Ok(value)) => reading.take(line, value)?,
+            Some(value) => take(line, value)?,
         }
     }
 }
@@ -360,16 +388,8 @@ impl Reading {
             }
         }
         for query in &mut self.queries {
-            let relevant = &mut query.relevant;
-            relevant.retain(|it| it.grade > 0.0);
-            // The highest grade of a document is the one that stays.
-            relevant.sort_by(|a, b| {
-                a.document
-                    .cmp(&b.document)
-                    .then(b.grade.total_cmp(&a.grade))
-            });
-            relevant.dedup_by_key(|it| it.document);
-            if relevant.is_empty() {
+            query.keep_relevant();
+            if query.relevant.is_empty() {
                 return Err(CollectionError::NothingRelevant { line: query.line });
             }
         }

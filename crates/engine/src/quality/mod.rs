@@ -4,10 +4,12 @@
 //! by the functions that make them for a caller, and documents are ranked for each query as an index of
 //! that type ranks them.
 //!
-//! - `collection`: documents, queries and what is relevant, from JSONL or CSV
+//! - `collection`: documents, queries and what is relevant, from JSONL or CSV; `beir`: from the three files
+//!   of a BEIR folder
 //! - `metrics`: recall and nDCG of a ranking
 //! - `similarity`: how vectors of a type are compared
 
+mod beir;
 mod collection;
 mod metrics;
 mod similarity;
@@ -18,6 +20,7 @@ use crate::error::EmbedError;
 use crate::input::{Content, EmbedOptions, Input, Truncate};
 use crate::task::Task;
 
+pub use beir::{BeirCollection, BeirError, BeirFiles};
 pub use collection::{Collection, CollectionError, Document, Query, Relevant};
 pub use metrics::Ranking;
 use similarity::{Encoded, TYPES};
@@ -49,8 +52,10 @@ pub struct Vectors {
 #[non_exhaustive]
 pub enum QualityError {
     /// A text is longer than the model's context.
-    #[error("the text in line {line} has {tokens} tokens, expected at most {max}")]
+    #[error("the {what} in line {line} has {tokens} tokens, expected at most {max}")]
     TooLong {
+        /// `document` or `query`.
+        what: &'static str,
         /// From 1.
         line: u64,
         /// Found.
@@ -65,10 +70,15 @@ pub enum QualityError {
 
 impl QualityError {
     /// Of texts with their lines.
-    fn of(error: EmbedError, texts: &[(u64, &str)]) -> Self {
+    fn of(error: EmbedError, what: &'static str, texts: &[(u64, &str)]) -> Self {
         if let EmbedError::TooLong { index, tokens, max } = error {
             let line = texts[index].0;
-            return Self::TooLong { line, tokens, max };
+            return Self::TooLong {
+                what,
+                line,
+                tokens,
+                max,
+            };
         }
         Self::Embed(error)
     }
@@ -92,13 +102,15 @@ impl Vectors {
         let queries = collection.queries.iter();
         let queries: Vec<_> = queries.map(|it| (it.line, it.text.as_str())).collect();
         let texts = documents.len() + queries.len();
-        let embed = |lines: &[(u64, &str)], task, before: usize| {
-            embed(embedder, lines, task, truncate, &|done| {
+        let embed = |what, lines: &[(u64, &str)], task, before: usize| {
+            embed(embedder, what, lines, (task, truncate), &|done| {
                 progress(before + done, texts);
             })
         };
-        let (documents, document_tokens) = embed(&documents, task("retrieval.passage"), 0)?;
-        let (queries, query_tokens) = embed(&queries, task("retrieval.query"), documents.len())?;
+        let passage = task("retrieval.passage");
+        let (documents, document_tokens) = embed("document", &documents, passage, 0)?;
+        let query = task("retrieval.query");
+        let (queries, query_tokens) = embed("query", &queries, query, documents.len())?;
         Ok(Self {
             documents,
             queries,
@@ -111,9 +123,9 @@ impl Vectors {
 /// Rows of texts with their lines, and their tokens.
 fn embed(
     embedder: &Embedder,
+    what: &'static str,
     lines: &[(u64, &str)],
-    task: Task,
-    truncate: Truncate,
+    (task, truncate): (Task, Truncate),
     progress: &dyn Fn(usize),
 ) -> Result<(Vec<Vec<f32>>, usize), QualityError> {
     let options = EmbedOptions {
@@ -133,7 +145,7 @@ fn embed(
             .collect();
         let embedded = embedder
             .embed(&inputs, &options)
-            .map_err(|error| QualityError::of(error, group))?;
+            .map_err(|error| QualityError::of(error, what, group))?;
         tokens += embedded.iter().map(|row| row.tokens).sum::<usize>();
         rows.extend(embedded.into_iter().map(|row| row.embedding));
         progress(rows.len());

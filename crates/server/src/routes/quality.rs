@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
 use quintet_engine::quality::{
-    Collection, CollectionError, Measurement, Vectors, evaluate, recommended,
+    BeirCollection, BeirFiles, Collection, Measurement, Vectors, evaluate, recommended,
 };
 
 use super::classify::task_or_raw;
@@ -18,7 +18,7 @@ use crate::batcher::{OwnedContent, OwnedInput};
 use crate::body::JsonBody;
 use crate::error::ApiError;
 use crate::wire::embeddings::Usage;
-use crate::wire::quality::{Measured, QualityRequest, QualityResponse, Texts};
+use crate::wire::quality::{CollectionField, Measured, QualityRequest, QualityResponse, Texts};
 
 /// Places of recall where the request does not say.
 const RECALL_AT: usize = 10;
@@ -43,11 +43,16 @@ pub async fn quality(
     }
     let recall_at = recall_at(value.recall_at)?;
     let keep = keep(value.keep)?;
-    let collection = read(value.collection).await?;
+    let Read {
+        collection,
+        left_out,
+        is_beir,
+    } = read(value.collection).await?;
     let documents = collection.documents.len();
     let count = documents + collection.queries.len();
     check_size(count, app.config.limits.inputs)?;
-    let (inputs, lines) = inputs(&collection, &service);
+    let inputs = inputs(&collection, &service);
+    let lines = lines(&collection, is_beir);
     let overlong = value.truncate.unwrap_or_default().0;
     let handling = Handling::new(overlong, &app, &caller, &headers);
     let rows = rows::embed(inputs, &handling, &service, &[Field::Lines(&lines)]).await?;
@@ -63,10 +68,12 @@ pub async fn quality(
             documents: Texts {
                 count: documents,
                 tokens: vectors.document_tokens,
+                left_out,
             },
             queries: Texts {
                 count: collection.queries.len(),
                 tokens: vectors.query_tokens,
+                left_out: None,
             },
             recall_at,
             precision: service.model.embedder.precision().name(),
@@ -107,26 +114,65 @@ fn keep(asked: Option<f64>) -> Result<f64, ApiError> {
     ))
 }
 
+/// A collection, and where it came from.
+struct Read {
+    collection: Collection,
+    /// Documents of a BEIR folder that have no text, if there are any.
+    left_out: Option<usize>,
+    is_beir: bool,
+}
+
 /// On the blocking pool, for a collection may be as large as a body.
-async fn read(text: Option<String>) -> Result<Collection, ApiError> {
-    let Some(text) = text else {
+async fn read(field: Option<CollectionField>) -> Result<Read, ApiError> {
+    let Some(field) = field else {
         return Err(ApiError::invalid_param(
             "collection",
             "The field `collection` is missing, expected documents and queries as JSONL or CSV",
         ));
     };
-    let read = tokio::task::spawn_blocking(move || Collection::read(&text)).await;
-    let read = read.map_err(|_| ApiError::internal())?;
-    read.map_err(|error| refused(&error))
+    let read = tokio::task::spawn_blocking(move || match field {
+        CollectionField::Text(text) => match Collection::read(&text) {
+            Ok(collection) => Ok(Read {
+                collection,
+                left_out: None,
+                is_beir: false,
+            }),
+            Err(error) => Err(refused(&error, error.hint())),
+        },
+        CollectionField::Beir {
+            corpus,
+            queries,
+            qrels,
+        } => read_beir(&corpus, &queries, &qrels),
+    });
+    read.await.map_err(|_| ApiError::internal())?
+}
+
+fn read_beir(corpus: &str, queries: &str, qrels: &str) -> Result<Read, ApiError> {
+    let read = BeirCollection::read(&BeirFiles {
+        corpus,
+        queries,
+        qrels,
+        qrels_name: "qrels",
+    });
+    let BeirCollection {
+        collection,
+        empty_documents,
+    } = read.map_err(|error| refused(&error, error.hint()))?;
+    Ok(Read {
+        collection,
+        left_out: (empty_documents > 0).then_some(empty_documents),
+        is_beir: true,
+    })
 }
 
 /// In a sentence, with what caused it and what to do.
-fn refused(error: &CollectionError) -> ApiError {
+fn refused(error: &dyn std::error::Error, hint: Option<&str>) -> ApiError {
     let mut words = error.to_string();
-    if let Some(source) = std::error::Error::source(error) {
+    if let Some(source) = error.source() {
         words = format!("{words}: {source}");
     }
-    if let Some(hint) = error.hint() {
+    if let Some(hint) = hint {
         words = format!("{words}; {hint}");
     }
     let (first, rest) = words.split_at(1);
@@ -144,21 +190,32 @@ fn check_size(texts: usize, max: usize) -> Result<(), ApiError> {
     Err(ApiError::invalid_param("collection", message).code("array_above_max_length"))
 }
 
-/// Documents, then queries, with the lines that they stand in.
-fn inputs(collection: &Collection, service: &Service) -> (Vec<OwnedInput>, Vec<u64>) {
+/// Documents, then queries.
+fn inputs(collection: &Collection, service: &Service) -> Vec<OwnedInput> {
     let task = |name| task_or_raw(&service.model.embedder, name);
     let (query, passage) = (task("retrieval.query"), task("retrieval.passage"));
     let documents = collection.documents.iter();
-    let documents = documents.map(|it| (&it.text, it.line, passage));
+    let documents = documents.map(|it| (&it.text, passage));
     let queries = collection.queries.iter();
-    let queries = queries.map(|it| (&it.text, it.line, query));
-    documents
-        .chain(queries)
-        .map(|(text, line, task)| {
-            let content = OwnedContent::Text(text.clone());
-            (OwnedInput { content, task }, line)
-        })
-        .unzip()
+    let queries = queries.map(|it| (&it.text, query));
+    let inputs = documents.chain(queries).map(|(text, task)| OwnedInput {
+        content: OwnedContent::Text(text.clone()),
+        task,
+    });
+    inputs.collect()
+}
+
+/// Where the inputs stand, in words.
+fn lines(collection: &Collection, is_beir: bool) -> Vec<String> {
+    let words = |line, file| match is_beir {
+        true => format!("line {line} of {file}"),
+        false => format!("line {line}"),
+    };
+    let documents = collection.documents.iter();
+    let documents = documents.map(|it| words(it.line, BeirFiles::CORPUS));
+    let queries = collection.queries.iter();
+    let queries = queries.map(|it| words(it.line, BeirFiles::QUERIES));
+    documents.chain(queries).collect()
 }
 
 fn vectors(rows: &[Row], documents: usize, service: &Service) -> Vectors {

@@ -93,8 +93,8 @@ pub(crate) enum Field<'a> {
     One(&'static str),
     /// A field with a list of so many.
     List(&'static str, usize),
-    /// A text of many lines, with the line of each input.
-    Lines(&'a [u64]),
+    /// A text of many lines: where each input stands, in words.
+    Lines(&'a [String]),
 }
 
 /// The name of the input at `index` of those that the fields hold one after the other.
@@ -105,7 +105,7 @@ fn named(fields: &[Field], mut index: usize) -> String {
             Field::One(_) => index -= 1,
             Field::List(name, len) if index < len => return format!("{name}[{index}]"),
             Field::List(_, len) => index -= len,
-            Field::Lines(lines) if index < lines.len() => return format!("line {}", lines[index]),
+            Field::Lines(lines) if index < lines.len() => return lines[index].clone(),
             Field::Lines(lines) => index -= lines.len(),
         }
     }
@@ -313,6 +313,9 @@ mod tests {
         assert_eq!(named(&fields, 0), "query");
         assert_eq!(named(&fields, 1), "documents[0]");
         assert_eq!(named(&fields, 3), "documents[2]");
-        assert_eq!(named(&[Field::Lines(&[3, 8])], 1), "line 8");
+        assert_eq!(
+            named(&[Field::Lines(&["line 3", "line 8"].map(str::to_owned))], 1),
+            "line 8"
+        );
     }
 }

@@ -10,14 +10,34 @@ use super::input::TruncateField;
 pub struct QualityRequest {
     /// Model id.
     pub model: Option<String>,
-    /// Documents, queries and what is relevant, as JSONL or CSV.
-    pub collection: Option<String>,
+    /// Documents, queries and what is relevant.
+    pub collection: Option<CollectionField>,
     /// Places that recall is taken over; 10 unless told.
     pub recall_at: Option<i64>,
     /// The share of nDCG@10 that the recommended vectors shall keep; 0.98 unless told.
     pub keep: Option<f64>,
     /// Cut texts that are too long.
     pub truncate: Option<TruncateField>,
+}
+
+/// A collection in one text or in three.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "expected a text, or an object with the texts `corpus`, `queries` and `qrels`"
+)]
+pub enum CollectionField {
+    /// JSONL or CSV.
+    Text(String),
+    /// The files of a folder as BEIR lays it out.
+    Beir {
+        /// `corpus.jsonl`.
+        corpus: String,
+        /// `queries.jsonl`.
+        queries: String,
+        /// One of `qrels/*.tsv`.
+        qrels: String,
+    },
 }
 
 /// The answer.
@@ -54,6 +74,9 @@ pub struct Texts {
     pub count: usize,
     /// Their tokens.
     pub tokens: usize,
+    /// Documents of a BEIR folder that have no text, if there are any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub left_out: Option<usize>,
 }
 
 /// How well one size and type finds the relevant documents.
