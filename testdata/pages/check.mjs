@@ -44,9 +44,10 @@ const DOOR = { "sign-in": "/sign-in", "sign-up": "/sign-up" };
 const ACCOUNT = {
   "account-overview": "/account/overview",
   "account-keys": "/account/keys",
+  "account-batches": "/account/batches",
   "account-ledger": "/account/ledger",
 };
-const ADMIN = { "admin-live": "/admin/live", "admin-accounts": "/admin/accounts", "admin-audit": "/admin/audit" };
+const ADMIN = { "admin-live": "/admin/live", "admin-accounts": "/admin/accounts", "admin-batches": "/admin/batches", "admin-audit": "/admin/audit" };
 const KILOBYTES = 100;
 const HOSTILE = `"'><img src=x onerror="window.hacked=1"><script>window.hacked=1</script>&amp;`;
 
@@ -105,8 +106,41 @@ async function host(name, ...options) {
     const answer = await embed(key, `Where do storks spend the winter of ${number}? ${"Far away. ".repeat(number)}`, task, tier);
     assert.equal(answer.status, 200, await answer.text());
   }
+  // One whose lines are not all right when they run, and one that is refused before.
+  const line = (number, body) => JSON.stringify({ custom_id: `n${number}`, method: "POST", url: "/v1/embeddings", body });
+  const lines = Array.from({ length: 120 }, (_, number) => line(number, { input: number % 40 ? `stork number ${number}` : "" }));
+  const answered = await leave(server, customer.key, lines, { job: "nightly", shelf: "birds" });
+  const refused = await leave(server, customer.key, [line(1, { input: "a" }), "no JSON", line(1, { input: "b" }), line(2, {})]);
+  await batchEnded(server, customer.key, answered);
+  await batchEnded(server, customer.key, refused);
   return server;
 }
+
+const bearer = (key) => ({ authorization: `Bearer ${key}` });
+
+/** Leaves a batch of these lines, and gives its id. */
+async function leave(server, key, lines, metadata) {
+  const form = new FormData();
+  form.set("purpose", "batch");
+  form.set("file", new Blob([lines.join("\n")]), "lines.jsonl");
+  const file = await (await fetch(`${server.url}/v1/files`, { method: "POST", headers: bearer(key), body: form })).json();
+  const asked = { input_file_id: file.id, endpoint: "/v1/embeddings", completion_window: "24h", metadata };
+  const answer = await fetch(`${server.url}/v1/batches`, { method: "POST", headers: { ...bearer(key), "content-type": "application/json" }, body: JSON.stringify(asked) });
+  assert.equal(answer.status, 200, await answer.clone().text());
+  return (await answer.json()).id;
+}
+
+async function batchEnded(server, key, id) {
+  for (let wait = 0; wait < 600; wait++) {
+    const batch = await (await fetch(`${server.url}/v1/batches/${id}`, { headers: bearer(key) })).json();
+    if (["completed", "failed", "expired", "cancelled"].includes(batch.status)) return batch;
+    await new Promise((done) => setTimeout(done, 100));
+  }
+  throw new Error(`the batch ${id} has not ended`);
+}
+
+/** More lines than are met while somebody looks. */
+const manyLines = () => Array.from({ length: 30_000 }, (_, number) => JSON.stringify({ custom_id: `n${number}`, method: "POST", url: "/v1/embeddings", body: { input: `${"A stork flies far. ".repeat(8)}${number}` } }));
 
 /** For the screenshots: usage of the days before, which no request can make. It is in no ledger. */
 function months(state, account) {
@@ -550,6 +584,54 @@ async function checkAll(server) {
     await finished(page);
   });
 
+  for (const width of WIDTHS) {
+    await check(`quality: a BEIR folder at ${width}, and what is wrong with it`, async () => {
+      const folder = join(work, `scifact-${width}`);
+      const write = (name, lines) => writeFileSync(join(folder, name), lines.join("\n"));
+      mkdirSync(join(folder, "qrels"), { recursive: true });
+      const page = await opened(browser, server, "/quality", { viewport: { width, height: 900 } });
+      const choose = () => page.setInputFiles("#beir", folder);
+      const documents = [{ _id: "d1", title: "Storks", text: "winter in Africa." }, { _id: "d2", title: "", text: "The bank raised rates." }, { _id: "d3", text: "" }];
+      const corpus = (more = []) => write("corpus.jsonl", [...documents, ...more].map((line) => JSON.stringify(line)));
+      corpus();
+      await choose();
+      assert.match(await page.locator("#problem").textContent(), /The folder scifact-\d+ has no queries\.jsonl/);
+      write("queries.jsonl", [{ _id: "q1", text: "Where do storks go?" }, { _id: "q2", text: HOSTILE }].map((line) => JSON.stringify(line)));
+      await choose();
+      assert.match(await page.locator("#problem").textContent(), /has no qrels\/test\.tsv/);
+      write("qrels/dev.tsv", ["query-id\tcorpus-id\tscore", "q1\td1\t1", "q2\td9\t1"]);
+      write("qrels/test.tsv", ["query-id\tcorpus-id\tscore", "q1\td1\t1", "q2\td2\t2", "q2\td3\t1"]);
+      await page.fill("#collection", "what was there before");
+      await choose();
+      assert.equal(await page.locator("#problem").isVisible(), false);
+      assert.equal(await page.locator("#collection").isVisible(), false);
+      assert.equal(await page.inputValue("#split"), "qrels/test.tsv");
+      await dialled(page);
+      assert.match(await page.locator("#receipt").textContent(), /2 documents, 2 queries .*1 without a text left out/);
+      assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), "it is wider than the screen");
+      await shoot(page, `quality-beir-${width}`);
+      await accessible(page);
+      await page.selectOption("#split", "qrels/dev.tsv");
+      await dialled(page);
+      assert.match(await page.locator("#problem").textContent(), /^Line 3 of `qrels\/dev\.tsv` names `d9`, which is not in `corpus\.jsonl`/);
+      await page.selectOption("#split", "qrels/test.tsv");
+      corpus([{ _id: "d4", text: "word ".repeat(9000) }]);
+      await choose();
+      await dialled(page);
+      assert.match(await page.locator("#problem").textContent(), /^Line 4 of corpus\.jsonl: This model's maximum context length/);
+      corpus([{ text: "no id" }]);
+      await choose();
+      await dialled(page);
+      assert.match(await page.locator("#problem").textContent(), /^`corpus\.jsonl` is not JSONL as expected: missing field `_id` at line 4/);
+      await accessible(page);
+      assert.equal(await page.locator("#quality img, #quality script").count(), 0);
+      await page.click("#leave");
+      assert.equal(await page.inputValue("#collection"), "what was there before");
+      page.faults = page.faults.filter((fault) => !fault.includes("400"));
+      await finished(page);
+    });
+  }
+
   await check("quality: a run can be stopped", async () => {
     const page = await opened(browser, server, "/quality");
     await page.fill("#collection", `query,document\n${Array.from({ length: 500 }, (_, i) => `q${i},${i} ${"of some length ".repeat(40)}`).join("\n")}`);
@@ -819,6 +901,86 @@ async function checkHosted(server) {
     assert.match(lines[2], /,usage,-0\.\d+,.*,mini,(batch|realtime),req-/);
     await finished(page);
     return `${lines.length} lines`;
+  });
+
+  for (const width of WIDTHS) {
+    await check(`batches at ${width}: progress by itself, cancelled by the account and by the operator`, async () => {
+      const view = { viewport: { width, height: 900 } };
+      const ids = [];
+      for (let count = 0; count < 2; count++) ids.push(await leave(server, server.key, manyLines(), { [HOSTILE.slice(0, 60)]: HOSTILE }));
+      const page = await opened(browser, server, "/account/batches", { storageState: customer, ...view }, "load");
+      const row = (page, id) => page.locator("tr", { hasText: id });
+      assert.match(await row(page, ids[0]).textContent(), /<img src=x/);
+      assert.equal(await page.locator("main img, main script").count(), 0);
+      await page.waitForFunction((id) => [...document.querySelectorAll("tr")].some((row) => row.textContent.includes(id) && /[1-9][\d,]* of 30,000 lines/.test(row.textContent)), ids[0], { timeout: 60_000 });
+      const scrolled = await page.locator(".wide").evaluate((it) => ((it.scrollLeft = 90), it.scrollLeft));
+      await page.locator(".wide").focus();
+      const met = () => row(page, ids[0]).locator(".progress").textContent();
+      const before = await met();
+      await page.waitForFunction(([id, before]) => [...document.querySelectorAll("tr")].some((row) => row.textContent.includes(id) && row.querySelector(".progress").textContent !== before), [ids[0], before], { timeout: 60_000 });
+      assert.equal(await page.locator(".wide").evaluate((it) => it.scrollLeft), scrolled, "whoever scrolled stays there");
+      assert.equal(await page.evaluate(() => document.activeElement.className), "wide", "whoever was there by keyboard stays there");
+      await shoot(page, `account-batches-running-${width}`);
+      await accessible(page);
+      await row(page, ids[0]).getByText("Cancel", { exact: true }).click();
+      // What is open is not taken away.
+      await page.waitForTimeout(3000);
+      await row(page, ids[0]).getByRole("button", { name: "Run no more lines" }).click();
+      await row(page, ids[0]).getByText(/cancelling|cancelled/).waitFor();
+      const other = await opened(browser, server, "/admin/batches?show=open", { storageState: operator, ...view }, "load");
+      await shoot(other, `admin-batches-running-${width}`);
+      assert.equal(await other.locator("main img, main script").count(), 0);
+      assert.equal(await other.locator("a[href^='/account/files']").count(), 0, "texts are the account's");
+      await row(other, ids[1]).getByText("Cancel", { exact: true }).click();
+      await row(other, ids[1]).getByRole("button", { name: "Run no more lines" }).click();
+      await other.waitForURL(/admin\/batches$/);
+      for (const id of ids) assert.equal((await batchEnded(server, server.key, id)).status, "cancelled");
+      await other.goto(`${server.url}/admin/audit`);
+      const trail = await other.locator(".audit").textContent();
+      for (const id of ids) assert.ok(trail.includes(id), `${id} is not in the trail`);
+      assert.ok(trail.includes("batches.cancel"));
+      assert.equal(await other.locator("main img, main script").count(), 0);
+      await finished(other);
+      await finished(page);
+    });
+  }
+
+  await check("batches: files are loaded, errors told, an ended one is not cancelled, and none yet", async () => {
+    const page = await opened(browser, server, "/account/batches", { storageState: customer, permissions: ["clipboard-read"] }, "load");
+    const row = page.locator("tr", { hasText: "job: nightly" });
+    assert.match(await row.textContent(), /completed.*120 of 120 lines3 failed/s);
+    const [download] = await Promise.all([page.waitForEvent("download"), row.getByRole("link", { name: "output" }).click()]);
+    const lines = readFileSync(await download.path(), "utf8").trim().split("\n");
+    assert.equal(lines.length, 117);
+    assert.match(download.suggestedFilename(), /^file-\w+\.jsonl$/);
+    const [errors] = await Promise.all([page.waitForEvent("download"), row.getByRole("link", { name: "errors" }).click()]);
+    assert.equal(readFileSync(await errors.path(), "utf8").trim().split("\n").length, 3);
+    const failed = page.locator("tr", { hasText: "failed" }).filter({ hasText: "What is wrong" });
+    await failed.getByText("What is wrong").click();
+    assert.match(await failed.textContent(), /Line 2: /);
+    await shoot(page, "account-batches-wrong");
+    await accessible(page);
+    // A form that was open while the batch ended.
+    const id = await row.locator("th code").textContent();
+    await page.evaluate((id) => {
+      const form = document.querySelector("form[action='/sign-out']").cloneNode(true);
+      form.action = `/account/batches/${id}/cancel`;
+      document.querySelector("main").append(form);
+      form.querySelector("button").click();
+    }, id);
+    await page.getByRole("alert").waitFor();
+    assert.match(await page.getByRole("alert").textContent(), /completed/);
+    await accessible(page);
+    await page.getByRole("link", { name: "Not ended" }).click();
+    await page.getByText("No batch runs or waits.").waitFor();
+    await accessible(page);
+    expected(page, 409);
+    await finished(page);
+    const other = await opened(browser, server, "/account/batches", { storageState: operator, viewport: { width: 390, height: 900 } });
+    await other.getByText("No batches yet.").waitFor();
+    await shoot(other, "account-batches-empty-390");
+    await accessible(other);
+    await finished(other);
   });
 
   await check("the operator: an account opened, credited, closed; the trail", async () => {

@@ -1,4 +1,4 @@
-/** The operator's page reads itself anew every other second, while somebody looks. */
+/** A page whose numbers move: it reads itself anew every other second, while somebody looks. */
 document.documentElement.classList.add("js");
 
 const button = document.getElementById("pause");
@@ -15,7 +15,17 @@ async function read() {
   if (response.redirected) return location.reload();
   if (!response.ok) throw new Error(`status ${response.status}`);
   const page = new DOMParser().parseFromString(await response.text(), "text/html");
-  document.getElementById("live").replaceWith(page.getElementById("live"));
+  const live = document.getElementById("live");
+  // Whoever opened something is about to read it, or to press what is in it.
+  if (live.querySelector("details[open]")) return;
+  const reached = (live) => [...live.querySelectorAll("a, summary, [tabindex]")];
+  const wide = (live) => [...live.querySelectorAll(".wide")];
+  const focused = reached(live).indexOf(document.activeElement);
+  const scrolled = wide(live).map((it) => it.scrollLeft);
+  live.replaceWith(page.getElementById("live"));
+  const now = document.getElementById("live");
+  reached(now)[focused]?.focus({ preventScroll: true });
+  wide(now).forEach((it, index) => (it.scrollLeft = scrolled[index] ?? 0));
 }
 
 const state = document.getElementById("state");

@@ -11,13 +11,17 @@ mod support;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use quintet_server::metering::{PicoUsd, Price};
 use quintet_server::store::accounts::{self, Change};
+use quintet_server::store::batches::{self, NewBatch};
+use quintet_server::store::files::{self, Purpose, StoredFile};
 use quintet_server::store::keys::{self, KeyOptions, NewKey, Scope};
 use quintet_server::store::{Database, Location, StoreError, Time};
-use quintet_server::{Auth, Config, Hosting, HostingConfig, SignUp};
+use quintet_server::{Auth, Config, Hosting, HostingConfig, JobLimits, Jobs, SignUp};
 use secrecy::ExposeSecret;
+use serde_json::{Value, json};
 use support::Running;
 use tempfile::TempDir;
 
@@ -33,8 +37,11 @@ impl Hosted {
         let folder = tempfile::tempdir().unwrap();
         let location = Location::File(folder.path().join("state.db"));
         let hosting = Arc::new(Hosting::open(&location, config).unwrap());
+        let files = folder.path().join("files");
+        let jobs = Jobs::open(Arc::clone(&hosting.store), &files, JobLimits::default());
         let server = Running::start(Config {
             auth: Auth::Accounts(hosting),
+            jobs: Some(Arc::new(jobs.unwrap())),
             serves: Some("mini".to_owned()),
             ..Config::default()
         });
@@ -194,6 +201,55 @@ impl Browser<'_> {
             .post_with("/v1/embeddings", &headers, body)
             .status
     }
+
+    /// Leaves a batch of so many lines, and gives it as the API does.
+    fn batch(&self, key: &NewKey, lines: usize, metadata: &Value) -> Value {
+        let lines: String = (0..lines)
+            .map(|number| {
+                let body = json!({"input": format!("stork number {number}")});
+                let line = json!({"custom_id": format!("n{number}"), "method": "POST", "url": "/v1/embeddings", "body": body});
+                format!("{line}\n")
+            })
+            .collect();
+        let file = self.server.upload(Some(text(key)), "batch", &lines).json();
+        let asked = json!({
+            "input_file_id": file["id"],
+            "endpoint": "/v1/embeddings",
+            "completion_window": "24h",
+            "metadata": metadata,
+        });
+        let authorization = format!("Bearer {}", text(key));
+        let headers = [("authorization", authorization.as_str())];
+        let answer = self
+            .server
+            .post_with("/v1/batches", &headers, asked.to_string());
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        answer.json()
+    }
+
+    /// What the API says of it once it has this status.
+    fn batch_once(&self, key: &NewKey, batch: &Value, status: &str) -> Value {
+        let started = Instant::now();
+        let path = format!("/v1/batches/{}", id(batch));
+        loop {
+            let found: Value = serde_json::from_str(&self.api(key, &path)).unwrap();
+            if found["status"] == status {
+                return found;
+            }
+            assert!(started.elapsed() < Duration::from_secs(60), "{found}");
+            std::thread::yield_now();
+        }
+    }
+
+    fn api(&self, key: &NewKey, path: &str) -> String {
+        let authorization = format!("Bearer {}", text(key));
+        let headers = [("authorization", authorization.as_str())];
+        self.server.get_with(path, &headers).body
+    }
+}
+
+fn id(batch: &Value) -> &str {
+    batch["id"].as_str().unwrap()
 }
 
 #[test]
@@ -789,6 +845,225 @@ fn an_operator_opens_credits_bounds_and_closes_accounts() {
 }
 
 #[test]
+fn a_batch_shows_how_far_it_is_what_it_cost_and_its_files() {
+    let hosted = Hosted::priced();
+    let (account, key) = hosted.key("Storks", &[Scope::Embed]);
+    let browser = hosted.visitor(&key);
+    let empty = browser.get("/account/batches").body;
+    assert!(empty.contains("No batches yet."), "{empty}");
+    let batch = browser.batch(&key, 3, &json!({"job": "nightly"}));
+    let batch = browser.batch_once(&key, &batch, "completed");
+    let page = browser.get("/account/batches").body;
+    let balance = hosted.change(|database, _| accounts::find(database, &account));
+    let cost = 1_000_000_000_000 - balance.balance_usd.0;
+    assert_eq!(
+        cost,
+        batch["usage"]["total_tokens"].as_i64().unwrap() * 10_000
+    );
+    for words in [
+        id(&batch),
+        "job: nightly",
+        ">completed<",
+        "3 of 3 lines",
+        &format!("${}", PicoUsd(cost)),
+        "ended after less than a minute",
+    ] {
+        assert!(page.contains(words), "{words} is not in {page}");
+    }
+    assert!(!page.contains("/cancel"), "it has ended");
+    let output = batch["output_file_id"].as_str().unwrap();
+    let file = browser.get(&format!("/account/files/{output}"));
+    let content = browser.api(&key, &format!("/v1/files/{output}/content"));
+    assert_eq!((file.status, &file.body), (200, &content));
+    assert_eq!(file.body.lines().count(), 3);
+    assert_eq!(file.header("cache-control"), "no-store");
+    assert_eq!(
+        file.header("content-disposition"),
+        format!("attachment; filename=\"{output}.jsonl\"")
+    );
+    let input = batch["input_file_id"].as_str().unwrap();
+    let deleted = browser
+        .server
+        .delete_with(&format!("/v1/files/{input}"), Some(text(&key)));
+    assert_eq!(deleted.status, 200);
+    let page = browser.get("/account/batches").body;
+    assert!(page.contains("input, deleted") && page.contains(&format!("/account/files/{output}")));
+    assert!(!page.contains(&format!("/account/files/{input}")));
+    assert!(
+        browser
+            .get("/account/batches?show=open")
+            .body
+            .contains("No batch runs or waits.")
+    );
+    // Another account has neither the batch nor its files.
+    let (_, other) = hosted.key("Cranes", &[Scope::Embed, Scope::Account]);
+    let other = hosted.visitor(&other);
+    assert!(!other.get("/account/batches").body.contains(id(&batch)));
+    assert_eq!(other.get(&format!("/account/files/{output}")).status, 404);
+    let after = format!("/account/batches?after={}", id(&batch));
+    assert_eq!(other.get(&after).status, 404);
+    assert_eq!(
+        hosted
+            .browser()
+            .get(&format!("/account/files/{output}"))
+            .status,
+        303
+    );
+}
+
+#[test]
+fn what_is_wrong_with_a_batch_is_told_line_by_line() {
+    let hosted = Hosted::priced();
+    let (_, key) = hosted.key("Storks", &[Scope::Embed]);
+    let browser = hosted.visitor(&key);
+    let authorization = format!("Bearer {}", text(&key));
+    let headers = [("authorization", authorization.as_str())];
+    let file = hosted
+        .server
+        .upload(
+            Some(text(&key)),
+            "batch",
+            "{\"custom_id\": \"a\"}\n<b>no line</b>\n",
+        )
+        .json();
+    let asked = json!({"input_file_id": file["id"], "endpoint": "/v1/embeddings", "completion_window": "24h"});
+    let batch = hosted
+        .server
+        .post_with("/v1/batches", &headers, asked.to_string())
+        .json();
+    browser.batch_once(&key, &batch, "failed");
+    let page = browser.get("/account/batches").body;
+    assert!(page.contains(">failed<"), "{page}");
+    assert!(
+        page.contains("Line 1: ") && page.contains("Line 2: "),
+        "{page}"
+    );
+    assert!(!page.contains("<b>"), "{page}");
+}
+
+#[test]
+fn a_batch_is_cancelled_by_its_account_or_by_an_operator_and_the_trail_says_by_whom() {
+    let hosted = Hosted::priced();
+    let (account, key) = hosted.key("Storks", &[Scope::Embed]);
+    let (_, admin) = hosted.key("Operators", &[Scope::Admin]);
+    let (browser, operator) = (hosted.visitor(&key), hosted.visitor(&admin));
+    assert!(
+        operator
+            .get("/admin/batches")
+            .body
+            .contains("No batches yet.")
+    );
+    let [own, operators] = [(); 2].map(|()| browser.batch(&key, 20_000, &json!({})));
+    let own_path = format!("/account/batches/{}/cancel", id(&own));
+    let operators_path = format!("/admin/batches/{account}/{}/cancel", id(&operators));
+    let page = operator.get("/admin/batches");
+    for words in ["Storks", id(&own), id(&operators), &operators_path] {
+        assert!(page.body.contains(words), "{words} is not in {}", page.body);
+    }
+    assert!(
+        !page.body.contains("/account/files/"),
+        "texts are the account's"
+    );
+    // Without the form's token nothing happens, and not to the batch of another account.
+    assert_eq!(browser.post(&own_path, &[]).status, 403);
+    let (_, other) = hosted.key("Cranes", &[Scope::Embed, Scope::Account]);
+    let other = hosted.visitor(&other);
+    assert_eq!(other.send("/account/batches", &own_path, &[]).status, 404);
+    let done = browser.send("/account/batches", &own_path, &[]);
+    assert_eq!(
+        (done.status, done.header("location")),
+        (303, "/account/batches")
+    );
+    let done = operator.send("/admin/batches", &operators_path, &[]);
+    assert_eq!(
+        (done.status, done.header("location")),
+        (303, "/admin/batches")
+    );
+    for batch in [&own, &operators] {
+        browser.batch_once(&key, batch, "cancelled");
+    }
+    let again = browser.send("/account/batches", &own_path, &[]);
+    assert_eq!(again.status, 409);
+    assert!(again.body.contains("role=\"alert\""), "{}", again.body);
+    let trail = operator.get("/admin/audit").body;
+    assert_eq!(trail.matches("batches.cancel").count(), 2, "{trail}");
+    for words in [id(&own), id(&operators), &key.key.id, &admin.key.id] {
+        assert!(trail.contains(words), "{words} is not in {trail}");
+    }
+    let only = operator
+        .get(&format!("/admin/batches?account={account}"))
+        .body;
+    assert!(only.contains("Batches of Storks") && only.contains(id(&own)));
+    let none = operator.get(&format!(
+        "/admin/batches?account={}",
+        other_account(&hosted)
+    ));
+    assert!(none.body.contains("No batches yet."), "{}", none.body);
+}
+
+/// The account that has no batch.
+fn other_account(hosted: &Hosted) -> String {
+    let accounts = hosted.change(|database, _| accounts::list(database));
+    let cranes = accounts.into_iter().find(|it| it.name == "Cranes");
+    cranes.unwrap().id
+}
+
+#[test]
+fn many_batches_come_in_pages() {
+    let hosted = Hosted::priced();
+    let (account, key) = hosted.key("Storks", &[Scope::Embed]);
+    let (_, admin) = hosted.key("Operators", &[Scope::Admin]);
+    hosted.change(|database, change| {
+        let new = NewBatch {
+            owner: account.clone(),
+            key_id: Some(key.key.id.clone()),
+            input_file_id: "file-a".to_owned(),
+            metadata: None,
+            window_ms: 1000,
+            output_lifetime_ms: None,
+        };
+        let file = StoredFile {
+            id: new.input_file_id.clone(),
+            purpose: Purpose::Batch,
+            filename: "a".to_owned(),
+            bytes: 1,
+            created: change.now,
+            expires: None,
+        };
+        files::create(database, &account, &file, i64::MAX)?;
+        for number in 0..45 {
+            batches::create(database, &new, 100, Time(change.now.0 + number))?;
+        }
+        Ok(())
+    });
+    let ids = |page: &str| {
+        let parts = page.split("<th scope=\"row\"><code>").skip(1);
+        let ids = parts.map(|part| part.split('<').next().unwrap().to_owned());
+        ids.collect::<Vec<_>>()
+    };
+    let older = |page: &str| {
+        let (_, rest) = page.split_once("after=")?;
+        Some(rest.split('"').next()?.to_owned())
+    };
+    for (visitor, path) in [
+        (hosted.visitor(&key), "/account/batches"),
+        (hosted.visitor(&admin), "/admin/batches"),
+    ] {
+        let (mut seen, mut sizes) = (Vec::new(), Vec::new());
+        let mut next = Some(visitor.get(path).body);
+        while let Some(page) = next {
+            sizes.push(ids(&page).len());
+            seen.extend(ids(&page));
+            next = older(&page).map(|after| visitor.get(&format!("{path}?after={after}")).body);
+        }
+        assert_eq!(sizes, [20, 20, 5], "{path}");
+        seen.sort();
+        seen.dedup();
+        assert_eq!(seen.len(), 45, "{path}");
+    }
+}
+
+#[test]
 fn nobody_but_an_operator_reaches_the_operators_pages() {
     let hosted = Hosted::priced();
     let (account, key) = hosted.key("Storks", &[Scope::Embed, Scope::Account]);
@@ -797,6 +1072,7 @@ fn nobody_but_an_operator_reaches_the_operators_pages() {
     for path in [
         "/admin/live",
         "/admin/accounts",
+        "/admin/batches",
         "/admin/audit",
         &of_account,
     ] {
@@ -827,12 +1103,13 @@ fn nobody_but_an_operator_reaches_the_operators_pages() {
         assert_eq!(browser.post(&path, &fields).status, 403, "{path}");
         assert_eq!(hosted.browser().post(&path, &fields).status, 303, "{path}");
     }
-    assert_eq!(
-        browser
-            .post("/admin/invitations", &[("form_token", &token)])
-            .status,
-        403
-    );
+    for path in [
+        "/admin/invitations".to_owned(),
+        format!("/admin/batches/{account}/batch_a/cancel"),
+    ] {
+        let answer = browser.post(&path, &[("form_token", &token)]);
+        assert_eq!(answer.status, 403, "{path}");
+    }
     let mut database = hosted.location.open().unwrap();
     assert_eq!(accounts::list(&mut *database).unwrap().len(), 1);
     assert!(browser.get("/account/overview").body.contains("$1.00"));
@@ -865,6 +1142,18 @@ fn what_people_write_is_never_markup() {
     clean(&browser.send("/sign-up", "/sign-up", &fields), "sign-up");
     let visitor = hosted.visitor(&admin);
     let account = format!("/admin/accounts/{}", admin.key.account_id);
+    let (_, embedding) = hosted.key(hostile, &[Scope::Embed]);
+    let own = hosted.visitor(&embedding);
+    own.batch(&embedding, 1, &json!({hostile.get(..60).unwrap(): hostile}));
+    let page = own.get("/account/batches");
+    clean(&page, "/account/batches");
+    assert!(page.body.contains("onerror=alert(1)"));
+    let query = query.replace([' ', '&', '='], "+");
+    for path in ["/account/batches", "/admin/batches"] {
+        for name in ["show", "after", "account"] {
+            clean(&visitor.get(&format!("{path}?{name}={query}")), path);
+        }
+    }
     for (from, path) in [
         ("/account/keys", "/account/keys"),
         ("/admin/accounts", "/admin/accounts"),
@@ -900,6 +1189,7 @@ fn what_people_write_is_never_markup() {
         "/account/ledger",
         "/admin/live",
         "/admin/accounts",
+        "/admin/batches",
         "/admin/audit",
         &account,
     ] {

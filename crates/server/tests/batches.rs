@@ -21,7 +21,7 @@ use quintet_server::metering::{PicoUsd, Price, Rates};
 use quintet_server::store::accounts::{self, Change};
 use quintet_server::store::batches::{self, Lease, NewBatch, Progress};
 use quintet_server::store::books::MetLines;
-use quintet_server::store::files::{self, Purpose, StoredFile};
+use quintet_server::store::files::{self, Page, Purpose, StoredFile};
 use quintet_server::store::keys::{self, KeyLimits, KeyOptions, Scope};
 use quintet_server::store::ledger::{self, Entry, Selection};
 use quintet_server::store::{
@@ -898,5 +898,18 @@ fn servers_on_one_postgres_share_batches_and_bill_each_line_once() {
         requests.dedup();
         assert_eq!((billed.len(), requests.len()), (2 * LINES, 2 * LINES));
         assert_eq!(hosted.account(key).held_usd, PicoUsd::ZERO);
+        let selection = batches::Selection {
+            owner: Some(key.account.clone()),
+            is_open: false,
+        };
+        let page = Page {
+            limit: 10,
+            ..Page::default()
+        };
+        let mut database = hosted.location.open().unwrap();
+        let listed = batches::select(&mut *database, &selection, &page).unwrap();
+        let cost: i64 = listed.items.iter().map(|batch| batch.cost.0).sum();
+        let amount: i64 = billed.iter().map(|entry| entry.event.amount.0).sum();
+        assert_eq!((listed.items.len(), cost), (2, -amount));
     }
 }

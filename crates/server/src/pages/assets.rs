@@ -48,6 +48,29 @@ pub(super) static VERSION: LazyLock<String> = LazyLock::new(|| {
         .collect()
 });
 
+/// The modules that a script imports, and those that they import: a page names them, so that a browser
+/// loads them at once instead of finding them one after the other.
+pub(super) fn imports(script: &str) -> Vec<&'static str> {
+    let mut found: Vec<&'static str> = Vec::new();
+    let mut next = 0;
+    let mut script = script;
+    loop {
+        let file = FILES.iter().find(|(name, _, _)| *name == script);
+        let lines = file.map_or("", |(_, _, text)| *text).lines();
+        let imports = lines.filter(|line| line.starts_with("import "));
+        for import in imports.filter_map(|line| line.split("\"./").nth(1)?.split('"').next()) {
+            if !found.contains(&import) {
+                found.push(import);
+            }
+        }
+        let Some(&import) = found.get(next) else {
+            return found;
+        };
+        script = import;
+        next += 1;
+    }
+}
+
 /// `GET /assets/{version}/{name}`.
 pub(super) async fn file(Path((version, name)): Path<(String, String)>) -> Response {
     match FILES.iter().find(|(known, _, _)| *known == name) {
@@ -60,5 +83,33 @@ pub(super) async fn file(Path((version, name)): Path<(String, String)>) -> Respo
             (headers, *text).into_response()
         }
         _ => ApiError::unknown_route("GET", &format!("/assets/{version}/{name}")).into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_names_every_module_that_its_script_needs() {
+        assert_eq!(imports("copy.js"), Vec::<&str>::new());
+        let found = imports("quality.js");
+        assert_eq!(
+            found,
+            [
+                "api.js",
+                "code.js",
+                "copy.js",
+                "dial.js",
+                "draw.js",
+                "vectors.js"
+            ]
+        );
+        for (name, kind, _) in FILES.iter().filter(|(_, kind, _)| *kind == SCRIPT) {
+            for import in imports(name) {
+                let known = FILES.iter().any(|(known, _, _)| *known == import);
+                assert!(known, "{name} of {kind} imports {import}");
+            }
+        }
     }
 }

@@ -4,7 +4,7 @@ use askama::Template;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{Html, IntoResponse, Response};
 
-use super::assets::VERSION;
+use super::assets::{VERSION, imports};
 use crate::app::App;
 use crate::auth::Auth;
 use crate::error::ApiError;
@@ -41,6 +41,11 @@ impl Frame {
             has_accounts: matches!(app.auth, Auth::Accounts(_)),
             path,
         }
+    }
+
+    /// The modules that a script of the page imports.
+    pub(super) fn imports(&self, script: &str) -> Vec<&'static str> {
+        imports(script)
     }
 }
 

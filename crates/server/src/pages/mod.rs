@@ -4,7 +4,7 @@
 //! that runs no scripts still reads whole.
 //!
 //! - `models`, `model`, `compare`, `playground`, `quality`: a page each, with the template of its name
-//! - `sign_in`, `account`, `admin`: behind the door; `session`: who is let in; `form`: what they write;
+//! - `sign_in`, `account`, `batches`, `admin`: behind the door; `session`: who is let in; `form`: what they write;
 //!   `usage_view`: their usage, drawn
 //! - `frame`: what all pages share; `assets`: style sheet and scripts
 //! - `charts`: scores as shapes; `quick_start`: code with the visitor's own address; `numbers`: in words
@@ -12,6 +12,7 @@
 mod account;
 mod admin;
 mod assets;
+mod batches;
 mod charts;
 mod compare;
 mod form;
@@ -60,6 +61,9 @@ pub(crate) fn routes(app: &SharedApp) -> Router<SharedApp> {
         )
         .route("/account/keys/{id}/rotate", post(account::keys::rotate))
         .route("/account/keys/{id}/revoke", post(account::keys::revoke))
+        .route("/account/batches", get(batches::own))
+        .route("/account/batches/{id}/cancel", post(batches::cancel_own))
+        .route("/account/files/{id}", get(batches::file))
         .route("/account/ledger", get(account::ledger::page))
         .route("/account/ledger.csv", get(account::ledger::download))
         .route("/admin", get(|| async { Redirect::to("/admin/live") }))
@@ -80,6 +84,11 @@ pub(crate) fn routes(app: &SharedApp) -> Router<SharedApp> {
         .route(
             "/admin/accounts/{id}/keys/{key}/revoke",
             post(admin::accounts::revoke_key),
+        )
+        .route("/admin/batches", get(batches::everyones))
+        .route(
+            "/admin/batches/{account}/{id}/cancel",
+            post(batches::cancel_anyones),
         )
         .route("/admin/audit", get(admin::audit))
         .route_layer(from_fn_with_state(app.clone(), failures_as_pages));

@@ -1,5 +1,7 @@
 //! Numbers as people read them.
 
+use std::time::Duration;
+
 use crate::metering::PicoUsd;
 
 /// `8,192`.
@@ -92,6 +94,17 @@ pub(super) fn score(value: f64) -> String {
     text.to_owned()
 }
 
+/// `3 days 4 h`, `12 min`.
+pub(super) fn span(time: Duration) -> String {
+    let minutes = time.as_secs() / 60;
+    match minutes {
+        0 => "less than a minute".to_owned(),
+        1..60 => format!("{minutes} min"),
+        60..1440 => format!("{} h {} min", minutes / 60, minutes % 60),
+        minutes => format!("{} days {} h", minutes / 1440, minutes / 60 % 24),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,5 +132,9 @@ mod tests {
         assert_eq!(about(4_000_000), "4M");
         assert_eq!(score(84.0), "84");
         assert_eq!(score(65.52), "65.52");
+        let minutes = |minutes: u64| span(Duration::from_secs(60 * minutes));
+        assert_eq!(minutes(0), "less than a minute");
+        assert_eq!(minutes(61), "1 h 1 min");
+        assert_eq!(minutes(3 * 1440 + 240), "3 days 4 h");
     }
 }

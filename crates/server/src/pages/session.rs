@@ -230,12 +230,14 @@ impl FromRequestParts<SharedApp> for Visit {
 }
 
 /// Where somebody who is signed in can go: the account's pages, then the operator's.
-pub(super) const PLACES: [(&str, &str); 6] = [
+pub(super) const PLACES: [(&str, &str); 8] = [
     ("/account/overview", "Overview"),
     ("/account/keys", "Keys"),
+    ("/account/batches", "Batches"),
     ("/account/ledger", "Ledger"),
     ("/admin/live", "Live"),
     ("/admin/accounts", "Accounts"),
+    ("/admin/batches", "All batches"),
     ("/admin/audit", "Audit trail"),
 ];
 

@@ -27,7 +27,7 @@ use crate::store::{StoreError, Time};
 ///
 /// # Errors
 /// 404 where they are not.
-pub(super) fn jobs(app: &App) -> Result<&Arc<Jobs>, ApiError> {
+pub(crate) fn jobs(app: &App) -> Result<&Arc<Jobs>, ApiError> {
     app.config.jobs.as_ref().ok_or_else(ApiError::no_files)
 }
 
@@ -186,12 +186,19 @@ pub async fn content(
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
-    const PIECE_BYTES: usize = 64 * 1024;
     let jobs = jobs(&app)?;
     let file = find(jobs, &caller, id).await?;
+    sent(jobs, file).await
+}
+
+/// The bytes of a file.
+///
+/// # Errors
+/// 404 for one that was deleted a moment ago.
+pub(crate) async fn sent(jobs: &Jobs, file: StoredFile) -> Result<Response, ApiError> {
+    const PIECE_BYTES: usize = 64 * 1024;
     let opened = match File::open(jobs.path(&file.id)).await {
         Ok(opened) => opened,
-        // Deleted a moment ago.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             return Err(StoreError::UnknownFile { id: file.id }.into());
         }

@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::StoreError;
+use super::accounts::{Change, audit};
 use super::database::{Database, DatabaseError, Row, Value};
 use super::files::{self, Listed, Page, Purpose, StoredFile};
 use super::keys::random_text;
 use super::time::Time;
+use crate::metering::PicoUsd;
 
 /// Where a batch stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -139,12 +141,14 @@ pub struct StoredBatch {
     pub total: i64,
     /// How far it is.
     pub progress: Progress,
+    /// What its lines have cost so far.
+    pub cost: PicoUsd,
 }
 
 const COLUMNS: &str = "id, owner, key_id, input_file_id, metadata, status, created_ms, expires_ms, \
                        in_progress_ms, finalizing_ms, cancelling_ms, ended_ms, errors, model, output_file_id, \
                        error_file_id, total, completed, failed, tokens, input_bytes, output_bytes, error_bytes, \
-                       output_lifetime_ms";
+                       output_lifetime_ms, cost";
 
 impl StoredBatch {
     fn read(row: &Row) -> Result<Self, DatabaseError> {
@@ -180,6 +184,7 @@ impl StoredBatch {
                 error_bytes: row.int(22)?,
             },
             output_lifetime_ms: row.optional_int(23)?,
+            cost: PicoUsd(row.int(24)?),
         })
     }
 }
@@ -291,6 +296,63 @@ pub fn list(
     Ok(Listed::of(batches?, page.limit))
 }
 
+/// Batches that a person looks at: those of one account, or of all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// Only this account's.
+    pub owner: Option<String>,
+    /// Only those that have not ended.
+    pub is_open: bool,
+}
+
+/// The batches of a selection.
+///
+/// # Errors
+/// [`StoreError::UnknownBatch`] for a page after a batch that is not there.
+pub fn select(
+    database: &mut dyn Database,
+    selection: &Selection,
+    page: &Page,
+) -> Result<Listed<StoredBatch>, StoreError> {
+    let mut values: Vec<Value> = Vec::new();
+    let mut condition = match selection.is_open {
+        true => "ended_ms IS NULL".to_owned(),
+        false => "1 = 1".to_owned(),
+    };
+    if let Some(owner) = &selection.owner {
+        values.push(owner.into());
+        condition.push_str(" AND owner = $1");
+    }
+    let after = match &page.after {
+        Some(id) => Some((created(database, selection, id)?, id.clone())),
+        None => None,
+    };
+    let page_sql = page.sql(&mut values, after);
+    let sql = format!("SELECT {COLUMNS} FROM batches WHERE {condition} {page_sql}");
+    let rows = database.query(&sql, &values)?;
+    let batches: Result<Vec<_>, _> = rows.iter().map(StoredBatch::read).collect();
+    Ok(Listed::of(batches?, page.limit))
+}
+
+/// When a batch was sent. It may have ended since the page was asked for that ends with it.
+fn created(
+    database: &mut dyn Database,
+    selection: &Selection,
+    id: &str,
+) -> Result<Time, StoreError> {
+    let rows = database.query(
+        "SELECT created_ms, owner FROM batches WHERE id = $1",
+        &[id.into()],
+    )?;
+    if let Some(row) = rows.first() {
+        let owner = row.text(1)?;
+        if selection.owner.as_ref().is_none_or(|only| *only == owner) {
+            return Ok(Time(row.int(0)?));
+        }
+    }
+    Err(StoreError::UnknownBatch { id: id.to_owned() })
+}
+
 /// Notes that the owner does not want a batch any more.
 ///
 /// # Errors
@@ -310,6 +372,21 @@ pub fn cancel(
                WHERE id = $1";
     database.execute(sql, &[(&batch.id).into(), now.0.into()])?;
     find(database, owner, id)
+}
+
+/// The same by somebody at a page, with a line in the trail.
+///
+/// # Errors
+/// Those of [`cancel`].
+pub fn cancel_noted(
+    database: &mut dyn Database,
+    change: Change<'_>,
+    owner: &str,
+    id: &str,
+) -> Result<StoredBatch, StoreError> {
+    let batch = cancel(database, owner, id, change.now)?;
+    audit(database, change, "batches.cancel", id, owner)?;
+    Ok(batch)
 }
 
 /// A server's word that it works on a batch.
@@ -448,7 +525,7 @@ pub fn checked(
     Ok(())
 }
 
-/// Notes how far a batch is.
+/// Notes how far a batch is, and what the lines cost that brought it there.
 ///
 /// # Errors
 /// [`DatabaseError`].
@@ -456,10 +533,11 @@ pub fn advance(
     database: &mut dyn Database,
     id: &str,
     progress: &Progress,
+    cost: PicoUsd,
 ) -> Result<(), DatabaseError> {
     let sql = "UPDATE batches SET completed = $2, failed = $3, tokens = $4, input_bytes = $5, output_bytes = $6, \
-               error_bytes = $7 WHERE id = $1";
-    let parameters: [Value; 7] = [
+               error_bytes = $7, cost = cost + $8 WHERE id = $1";
+    let parameters: [Value; 8] = [
         id.into(),
         progress.completed.into(),
         progress.failed.into(),
@@ -467,6 +545,7 @@ pub fn advance(
         progress.input_bytes.into(),
         progress.output_bytes.into(),
         progress.error_bytes.into(),
+        cost.0.into(),
     ];
     database.execute(sql, &parameters)?;
     Ok(())

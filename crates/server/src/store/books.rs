@@ -331,11 +331,14 @@ impl<'a> Books<'a> {
             }
             return Ok(None);
         }
+        let mut cost = PicoUsd::ZERO;
         for hold in holds {
             // What is held is covered.
-            self.settle(hold)?;
+            if let Settled::Billed(amount) = self.settle(hold)? {
+                cost = PicoUsd(cost.0.saturating_add(amount.0));
+            }
         }
-        batches::advance(self.database, &met.batch_id, &met.progress)?;
+        batches::advance(self.database, &met.batch_id, &met.progress, cost)?;
         batches::renew(self.database, &met.batch_id, met.lease, Time(self.now.ms))
     }
 

@@ -29,6 +29,10 @@ pub const MIGRATIONS: &[Migration] = &[
         version: 4,
         sql: include_str!("migrations/0004_output_lifetime.sql"),
     },
+    Migration {
+        version: 5,
+        sql: include_str!("migrations/0005_batch_costs.sql"),
+    },
 ];
 
 /// Brings a database to the last version.
@@ -66,6 +70,43 @@ mod tests {
         let mut database = Sqlite::in_memory().unwrap();
         migrate(&mut database).unwrap();
         migrate(&mut database).unwrap();
+    }
+
+    #[test]
+    fn batches_of_before_get_their_cost_from_the_ledger() {
+        let mut database = Sqlite::in_memory().unwrap();
+        for step in MIGRATIONS.iter().filter(|step| step.version < 5) {
+            database.script(step.sql).unwrap();
+        }
+        database
+            .script(
+                "INSERT INTO accounts VALUES ('a', 'A', 1, NULL, 0, NULL, NULL, NULL, 0, 0, 0, 0, 0)",
+            )
+            .unwrap();
+        for (id, owner) in [("batch_1", "a"), ("batch_2", "a")] {
+            let sql = "INSERT INTO batches (id, owner, input_file_id, status, created_ms, expires_ms, \
+                       output_file_id, error_file_id) VALUES ($1, $2, 'f', 'completed', 5, 9, 'o', 'e')";
+            database.execute(sql, &[id.into(), owner.into()]).unwrap();
+        }
+        for (seq, request_id, amount) in [
+            (1, "batch_1-1", -3),
+            (2, "batch_1-2", -4),
+            (3, "batch_11-1", -50),
+            (4, "req-1", -600),
+        ] {
+            let sql = "INSERT INTO ledger VALUES ($1, 7, 'a', NULL, 'usage', $2, 0, 1, 1, NULL, NULL, $3, NULL, x'')";
+            let parameters = [seq.into(), amount.into(), request_id.into()];
+            database.execute(sql, &parameters).unwrap();
+        }
+        let step = MIGRATIONS.iter().find(|step| step.version == 5).unwrap();
+        database.script(step.sql).unwrap();
+        let rows = database.query("SELECT cost FROM batches ORDER BY id", &[]);
+        let costs: Vec<i64> = rows
+            .unwrap()
+            .iter()
+            .map(|row| row.int(0).unwrap())
+            .collect();
+        assert_eq!(costs, [7, 0]);
     }
 
     #[test]

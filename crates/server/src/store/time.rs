@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::civil::Date;
@@ -15,6 +16,12 @@ impl Time {
     /// By the system's clock.
     pub fn now() -> Self {
         Self(Timestamp::now().as_millisecond())
+    }
+
+    /// How long it is after another; nothing where it is before.
+    pub fn since(self, earlier: Self) -> Duration {
+        let ms = self.0.saturating_sub(earlier.0);
+        Duration::from_millis(ms.try_into().unwrap_or(0))
     }
 }
 

@@ -8,7 +8,7 @@ use askama::Template;
 use axum::response::Response;
 
 use super::super::frame::{self, Frame};
-use super::super::numbers::{about, about_money, grouped};
+use super::super::numbers::{about, about_money, grouped, span};
 use super::super::session::{AdminVisit, PLACES, Visit};
 use crate::error::ApiError;
 use crate::recent::{Second, WINDOW_S};
@@ -195,17 +195,6 @@ fn latency(time: Duration) -> String {
     }
 }
 
-/// `3 days 4 h`, `12 min`.
-fn span(time: Duration) -> String {
-    let minutes = time.as_secs() / 60;
-    match minutes {
-        0 => "less than a minute".to_owned(),
-        1..60 => format!("{minutes} min"),
-        60..1440 => format!("{} h {} min", minutes / 60, minutes % 60),
-        minutes => format!("{} days {} h", minutes / 1440, minutes / 60 % 24),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -220,10 +209,6 @@ mod tests {
         assert_eq!([ms(12.4), ms(1449.0)], ["12 ms", "1.4 s"]);
         assert_eq!(rate_words(0.44), "0.4");
         assert_eq!(rate_words(1234.4), "1,234");
-        let minutes = |minutes: u64| span(Duration::from_secs(60 * minutes));
-        assert_eq!(minutes(0), "less than a minute");
-        assert_eq!(minutes(61), "1 h 1 min");
-        assert_eq!(minutes(3 * 1440 + 240), "3 days 4 h");
     }
 
     #[test]
