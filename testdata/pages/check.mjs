@@ -2,9 +2,9 @@
 // start's programs as a visitor copies them.
 //
 //     node check.mjs PROGRAM [--python PYTHON] [--rust] [--screenshots DIR] [--only WORDS]
-//     node check.mjs PROGRAM --measure
+//     node check.mjs PROGRAM --measure [--before PROGRAM]
 //
-// The latter prints a table of bytes and times and checks nothing. Exit 1 if anything fails. Nothing leaves this machine. --python has openai, langchain-openai and requests.
+// The latter prints a table of bytes and times and checks nothing; with --before, another program's times stand beside, measured in turns. Exit 1 if anything fails. Nothing leaves this machine. --python has openai, langchain-openai and requests.
 import assert from "node:assert/strict";
 import { execFileSync, spawn } from "node:child_process";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -21,6 +21,7 @@ const { positionals: [program], values } = parseArgs({
     rust: { type: "boolean" },
     screenshots: { type: "string" },
     measure: { type: "boolean" },
+    before: { type: "string" },
     only: { type: "string" },
   },
 });
@@ -56,8 +57,11 @@ const environment = Object.fromEntries(Object.entries(process.env).filter(([name
 const work = mkdtempSync(join(tmpdir(), "quintet-pages-"));
 const servers = [];
 
+/** Which program is launched: the one that is measured beside the other, for a while. */
+let launched = program;
+
 async function serve(...options) {
-  const child = spawn(program, ["serve", "--model", "mini", "--listen", "127.0.0.1:0", "--log-format", "json", ...options], {
+  const child = spawn(launched, ["serve", "--model", "mini", "--listen", "127.0.0.1:0", "--log-format", "json", ...options], {
     stdio: ["ignore", "ignore", "pipe"],
     env: environment,
   });
@@ -76,7 +80,7 @@ async function serve(...options) {
 
 /** The program's own commands change the state, as an operator does. */
 function quintet(state, ...words) {
-  const output = execFileSync(program, [...words, "--state", state, "--json"], { encoding: "utf8", env: environment, stdio: ["ignore", "pipe", "ignore"] });
+  const output = execFileSync(launched, [...words, "--state", state, "--json"], { encoding: "utf8", env: environment, stdio: ["ignore", "pipe", "ignore"] });
   return JSON.parse(output);
 }
 
@@ -249,10 +253,17 @@ try {
   const server = await serve();
   const hosted = await host("hosted");
   if (values.measure) {
-    console.log("| page | KB transferred | first byte, ms | loaded, ms |\n|---|---|---|---|");
-    await measure(server, PAGES);
-    await measure(hosted, DOOR);
-    await measure(hosted, { ...ACCOUNT, ...ADMIN, "admin-account": `/admin/accounts/${hosted.account}` }, await signedIn(hosted, hosted.admin));
+    const both = [{ server, hosted }];
+    if (values.before) {
+      launched = values.before;
+      both.push({ server: await serve(), hosted: await host("before") });
+    }
+    for (const it of both) it.visit = await signedIn(it.hosted, it.hosted.admin);
+    const titles = ["page", "KB transferred", "first byte, ms", "loaded, ms", ...(values.before ? ["loaded before, ms"] : [])];
+    console.log(`| ${titles.join(" | ")} |\n|${"---|".repeat(titles.length)}`);
+    await measure(both, ({ server }) => ({ server, pages: PAGES }));
+    await measure(both, ({ hosted }) => ({ server: hosted, pages: DOOR }));
+    await measure(both, ({ hosted, visit }) => ({ server: hosted, pages: { ...ACCOUNT, ...ADMIN, "admin-account": `/admin/accounts/${hosted.account}` }, storageState: visit }));
   } else {
     await checkAll(server);
     await checkHosted(hosted);
@@ -264,20 +275,25 @@ try {
 }
 process.exitCode = failures ? 1 : 0;
 
-/** The median of five loads, nothing kept from one to the next. */
-async function measure(server, pages, storageState) {
-  for (const [name, path] of Object.entries(pages)) {
-    const loads = [];
+/** The median of five loads, nothing kept from one to the next, programs in turns. */
+async function measure(both, of) {
+  const programs = both.map(of);
+  for (const name of Object.keys(programs[0].pages)) {
+    const loads = programs.map(() => []);
     for (let load = 0; load < 5; load++) {
-      const page = await opened(browser, server, path, { storageState }, "load");
-      // The last sizes are still to come.
-      await page.waitForTimeout(50);
-      const first = await page.evaluate(() => performance.getEntriesByType("navigation")[0].responseStart);
-      loads.push({ bytes: page.bytes, first, loaded: page.loaded });
-      await page.context().close();
+      for (const [at, { server, pages, storageState }] of programs.entries()) {
+        const page = await opened(browser, server, pages[name], { storageState }, "load");
+        // The last sizes are still to come.
+        await page.waitForTimeout(50);
+        const first = await page.evaluate(() => performance.getEntriesByType("navigation")[0].responseStart);
+        if (page.answer.ok()) loads[at].push({ bytes: page.bytes, first, loaded: page.loaded });
+        await page.context().close();
+      }
     }
-    const median = (field) => loads.map((load) => load[field]).toSorted((a, b) => a - b)[2];
-    console.log(`| ${name} | ${(median("bytes") / 1024).toFixed(1)} | ${median("first").toFixed(0)} | ${median("loaded").toFixed(0)} |`);
+    const median = (loads, field, digits = 0) => loads.map((load) => load[field]).toSorted((a, b) => a - b)[2]?.toFixed(digits) ?? "–";
+    const [own, ...others] = loads;
+    for (const load of own) load.kilobytes = load.bytes / 1024;
+    console.log(`| ${[name, median(own, "kilobytes", 1), median(own, "first"), median(own, "loaded"), ...others.map((other) => median(other, "loaded"))].join(" | ")} |`);
   }
 }
 

@@ -1,5 +1,4 @@
 /** Pages of an account: keys that are shown once are copied by a button. */
 import { copyButtons } from "./copy.js";
 
-document.documentElement.classList.add("js");
 copyButtons(document);

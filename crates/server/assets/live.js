@@ -1,5 +1,4 @@
 /** A page whose numbers move: it reads itself anew every other second, while somebody looks. */
-document.documentElement.classList.add("js");
 
 const button = document.getElementById("pause");
 let paused = false;

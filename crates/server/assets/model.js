@@ -2,7 +2,6 @@
 import { copyButtons } from "./copy.js";
 import { tabs } from "./tabs.js";
 
-document.documentElement.classList.add("js");
 copyButtons(document);
 
 for (const box of document.querySelectorAll("[data-tabs]")) {

@@ -1,5 +1,4 @@
 /** The list of models: find, filter, sort, cards or table, and how busy the server is. */
-document.documentElement.classList.add("js");
 const byId = (id) => document.getElementById(id);
 const cards = [...byId("cards").children];
 const lines = new Map([...byId("table").querySelectorAll("tr[data-id]")].map((line) => [line.dataset.id, line]));

@@ -6,7 +6,6 @@ import { element } from "./draw.js";
 import { example, modes } from "./modes.js";
 import { tabs } from "./tabs.js";
 
-document.documentElement.classList.add("js");
 const byId = (id) => document.getElementById(id);
 const { model, full, price, origin, tasks: names } = byId("playground").dataset;
 const tasks = names.split(" ");

@@ -5,7 +5,6 @@ import { copyButtons } from "./copy.js";
 import { advice, chart, costs, recommended, table } from "./dial.js";
 import { element } from "./draw.js";
 
-document.documentElement.classList.add("js");
 const byId = (id) => document.getElementById(id);
 const { model, price, origin, bytes } = byId("quality").dataset;
 

@@ -134,6 +134,7 @@ impl Line {
             met,
             total: batch.total,
             lines: match batch.total {
+                0 if status.is_final() => "none ran".to_owned(),
                 0 => "not counted yet".to_owned(),
                 total => format!("{} of {} lines", count(met), count(total)),
             },
