@@ -4,7 +4,7 @@
 //     node check.mjs PROGRAM [--python PYTHON] [--rust] [--screenshots DIR] [--only WORDS]
 //     node check.mjs PROGRAM --measure [--before PROGRAM]
 //
-// The latter prints a table of bytes and times and checks nothing; with --before, another program's times stand beside, measured in turns. Exit 1 if anything fails. Nothing leaves this machine. --python has openai, langchain-openai and requests.
+// The latter prints a table of bytes and times and checks nothing; with --before, another program's times stand beside, measured in turns; --only is a pattern of pages then. Exit 1 if anything fails. Nothing leaves this machine. --python has openai, langchain-openai and requests.
 import assert from "node:assert/strict";
 import { execFileSync, spawn } from "node:child_process";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -278,7 +278,8 @@ process.exitCode = failures ? 1 : 0;
 /** The median of five loads, nothing kept from one to the next, programs in turns. */
 async function measure(both, of) {
   const programs = both.map(of);
-  for (const name of Object.keys(programs[0].pages)) {
+  const names = Object.keys(programs[0].pages).filter((name) => new RegExp(values.only ?? "").test(name));
+  for (const name of names) {
     const loads = programs.map(() => []);
     for (let load = 0; load < 5; load++) {
       for (const [at, { server, pages, storageState }] of programs.entries()) {
