@@ -259,7 +259,7 @@ fn what_is_wrong_with_a_beir_folder_names_the_file_and_the_line() {
     exit 1
     --- stderr
     error: `corpus.jsonl` is not JSONL as expected
-      because: EOF while parsing an object at line 5 column 0
+      because: EOF while parsing a value at line 5 column 0
     hint: a line of documents or queries is an object such as {"_id": "d1", "text": "…"}
     "##);
     let long = serde_json::json!({"_id": "d4", "text": "word ".repeat(9000)});

@@ -3,8 +3,7 @@
 //! ```text
 //! corpus.jsonl     {"_id": "d1", "title": "Parcels", "text": "They take two days."}
 //! queries.jsonl    {"_id": "q1", "text": "When does my parcel come?"}
-//! qrels/test.tsv   query-id	corpus-id	score
-//!                  q1	d1	1
+//! qrels/test.tsv   a line of names, then query-id, corpus-id and score with tabs between: q1, d1, 1
 //! ```
 //!
 //! As BEIR's evaluation does, a title stands before its text with a space between, and only queries are
