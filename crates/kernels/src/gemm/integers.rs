@@ -46,10 +46,12 @@ const WEIGHT_SUM_MAX: f32 = 261_900.0;
 /// Largest number of a row of 8 bits.
 const ROW_RANGE: f32 = 191.0;
 /// Largest weight of 8 bits, and largest sum of the magnitudes of a four before rounding.
-const BYTE_MAX: f32 = 127.0;
+pub(super) const BYTE_MAX: f32 = 127.0;
 const WEIGHT_FOUR_MAX: f32 = 168.0;
+/// And after rounding.
+pub(super) const WEIGHT_FOUR_LIMIT: f32 = 170.0;
 /// Weights of two words, of which each half of the words makes a four.
-const TWO_WORDS: usize = 8;
+pub(super) const TWO_WORDS: usize = 8;
 
 /// Words that a block of k takes at most.
 pub(super) const WORDS: usize = K_BLOCK / 2;
@@ -71,7 +73,7 @@ impl Integers {
     }
 
     /// `integer` at its place of a word.
-    fn place(self, integer: i32, index: usize) -> u32 {
+    pub(super) fn place(self, integer: i32, index: usize) -> u32 {
         let bits = 32 / self.per_word();
         let mask = u32::MAX >> (32 - bits);
         (integer.cast_unsigned() & mask) << (index % self.per_word() * bits)
@@ -113,7 +115,7 @@ impl Integers {
     }
 
     /// What weights of a block are multiplied with to get integers.
-    fn weight_inverse(self, column: &[f32]) -> f32 {
+    pub(super) fn weight_inverse(self, column: &[f32]) -> f32 {
         let magnitudes = column.iter().map(|number| number.abs());
         let largest = magnitudes.clone().fold(0.0, f32::max);
         match self {
@@ -125,7 +127,7 @@ impl Integers {
                 let fours = column.chunks(TWO_WORDS).flat_map(|numbers| {
                     let mut fours = [0.0_f32; 2];
                     for (index, number) in numbers.iter().enumerate() {
-                        fours[index / 2 % 2] += number.abs();
+                        fours[four_of(index)] += number.abs();
                     }
                     fours
                 });
@@ -192,12 +194,17 @@ pub(super) struct RowScale {
     pub(super) zero: i32,
 }
 
-fn finite_or_zero(number: f32) -> f32 {
+/// Which four of its two words a weight of 8 bits is in.
+pub(super) fn four_of(index: usize) -> usize {
+    index / 2 % 2
+}
+
+pub(super) fn finite_or_zero(number: f32) -> f32 {
     if number.is_finite() { number } else { 0.0 }
 }
 
 /// The nearest integer, even where two are as near, for magnitudes below 2^22.
-fn round(number: f32) -> i32 {
+pub(super) fn round(number: f32) -> i32 {
     // At 1.5 · 2^23 a unit in the last place is 1.
     const UNIT: f32 = 12_582_912.0;
     let bits = (number + UNIT).to_bits().cast_signed();

@@ -14,7 +14,8 @@
 //! Weights may be packed as 16-bit or 8-bit integers ([`Format`]); then the rows of `x` become
 //! integers as they are packed, and products are summed as integers within a block of k and in f32
 //! over the blocks. Columns of `x` that are known to be large may be smoothed first
-//! ([`PackedMatrix::pack_smoothed`]). Ranges, scales, rounding and why nothing overflows: `integers.rs`. Adapters,
+//! ([`PackedMatrix::pack_smoothed`]), and 8-bit weights rounded for the rows that they will meet
+//! ([`PackedMatrix::pack_compensated`], `compensation.rs`). Ranges, scales, rounding and why nothing overflows: `integers.rs`. Adapters,
 //! bias and epilogue stay in f32.
 //!
 //! # Order of sums
@@ -29,6 +30,7 @@ mod amx;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod compensation;
 mod integers;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -48,6 +50,7 @@ use crate::isa::per_isa;
 use crate::threads::{DisjointSlice, PerWorker};
 use crate::tile::{F32x16, ROWS};
 
+pub use compensation::{Compensation, Moments};
 use pack::Lines;
 pub use pack::{Format, PackedLora, PackedMatrix, Rows};
 use rows::PackedRows;

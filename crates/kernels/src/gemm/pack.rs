@@ -1,8 +1,10 @@
 //! Weights and adapters in the order in which the tile reads them.
 
 use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::K_BLOCK;
+use super::compensation::Compensation;
 use super::integers::{HEAD, Integers, k_blocks};
 use super::storage::{SharedBytes, Storage};
 use crate::Cpu;
@@ -135,6 +137,9 @@ impl Format {
 /// Weights [n, k], packed: for each block of k, for each panel of 16 rows of the matrix (columns
 /// of the product), one line for each number of k in f32, two of 16 bits or four of 8.
 /// Integer panels have a head before their steps. What is left over is filled with zeros.
+///
+/// A clone shares the numbers.
+#[derive(Clone)]
 pub struct PackedMatrix {
     n: usize,
     k: usize,
@@ -143,6 +148,7 @@ pub struct PackedMatrix {
     inverse_smoothing: Option<Vec<f32>>,
 }
 
+#[derive(Clone)]
 enum PackedLines {
     F32(Storage<F32x16>),
     Bf16(Storage<Bf16x16>),
@@ -190,6 +196,39 @@ impl PackedMatrix {
         }
     }
 
+    /// The same in [`Format::Int8`], the weights rounded so that they make up for each other's errors
+    /// on the rows that the compensation was made from, which was for the same smoothing.
+    ///
+    /// # Panics
+    /// As [`PackedMatrix::pack_smoothed`], k being that of the compensation.
+    pub fn pack_compensated(
+        cpu: &Cpu,
+        blocks: &[Rows<'_>],
+        smoothing: &[f32],
+        compensation: &Compensation,
+    ) -> PackedMatrix {
+        let k = compensation.k();
+        assert_eq!(smoothing.len(), k, "a factor for each column");
+        let rows: Vec<Rows<'_>> = blocks.iter().flat_map(|block| block.split(k)).collect();
+        // Of each panel; blocks of k follow each other, and no two tasks share a panel.
+        let errors: Vec<Mutex<Vec<F32x16>>> = (0..rows.len().div_ceil(COLUMNS))
+            .map(|_| Mutex::new(vec![F32x16::default(); k]))
+            .collect();
+        let format = Format::Int8;
+        let lines = pack_lines(cpu, &rows, smoothing, format, |panel, k, columns, lines| {
+            let errors = &errors[panel];
+            let errors = &mut *errors.lock().unwrap_or_else(PoisonError::into_inner);
+            compensation.pack_panel(k, columns, errors, lines);
+        });
+        let matrix = PackedMatrix {
+            n: rows.len(),
+            k,
+            lines: PackedLines::Int8(lines),
+            inverse_smoothing: None,
+        };
+        matrix.with_smoothing(smoothing)
+    }
+
     /// The same matrix when its bytes are those of one that was packed with this smoothing.
     ///
     /// # Panics
@@ -218,25 +257,33 @@ impl PackedMatrix {
         }
         let rows: Vec<Rows<'_>> = blocks.iter().flat_map(|block| block.split(k)).collect();
         let integers = |integers: Integers| {
-            pack_lines(cpu, &rows, factors, format, |columns, lines| {
+            pack_lines(cpu, &rows, factors, format, |_, _, columns, lines| {
                 integers.pack_panel(columns, lines);
             })
         };
         let lines = match format {
-            Format::F32 => {
-                PackedLines::F32(pack_lines(cpu, &rows, factors, format, |columns, lines| {
+            Format::F32 => PackedLines::F32(pack_lines(
+                cpu,
+                &rows,
+                factors,
+                format,
+                |_, _, columns, lines| {
                     for (step, line) in lines.iter_mut().enumerate() {
                         *line = F32x16(columns.map(|column| column[step]));
                     }
-                }))
-            }
-            Format::Bf16 => {
-                PackedLines::Bf16(pack_lines(cpu, &rows, factors, format, |columns, lines| {
+                },
+            )),
+            Format::Bf16 => PackedLines::Bf16(pack_lines(
+                cpu,
+                &rows,
+                factors,
+                format,
+                |_, _, columns, lines| {
                     for (step, line) in lines.iter_mut().enumerate() {
                         *line = Bf16x16::narrow(&columns.map(|column| column[step]));
                     }
-                }))
-            }
+                },
+            )),
             Format::Int16 => PackedLines::Int16(integers(Integers::Bits16)),
             Format::Int8 => PackedLines::Int8(integers(Integers::Bits8)),
         };
@@ -355,14 +402,15 @@ impl PackedMatrix {
     }
 }
 
-/// The lines of a whole matrix; `fill` sets those of one panel and block of k from the numbers of
-/// its columns times `factors`, which are zeros past the last one.
+/// The lines of a whole matrix; `fill` sets those of one panel and block of k, whose numbers it is
+/// told, from the numbers of its columns times `factors`, which are zeros past the last one. The blocks
+/// of k come in order.
 fn pack_lines<L: Copy + Default + Send>(
     cpu: &Cpu,
     rows: &[Rows<'_>],
     factors: &[f32],
     format: Format,
-    fill: impl Fn(&[[f32; K_BLOCK]; COLUMNS], &mut [L]) + Sync,
+    fill: impl Fn(usize, Range<usize>, &[[f32; K_BLOCK]; COLUMNS], &mut [L]) + Sync,
 ) -> Storage<L> {
     let k = factors.len();
     let mut lines = vec![L::default(); format.len(rows.len(), k)];
@@ -381,10 +429,10 @@ fn pack_lines<L: Copy + Default + Send>(
                         column[step] = number * factors[step]
                     });
                 }
-                fill(&columns, lines);
+                fill(panel, k.clone(), &columns, lines);
             });
     }
-    Storage::Owned(lines)
+    Storage::Owned(Arc::new(lines))
 }
 
 /// A low-rank addition to a weight matrix [n, k], `scale · lora_b · lora_a`, kept as its factors.

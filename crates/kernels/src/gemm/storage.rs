@@ -24,9 +24,10 @@ unsafe impl Line for Bf16x16 {}
 // SAFETY: an array of 16 u32.
 unsafe impl Line for Words {}
 
-/// Lines of one matrix.
+/// Lines of one matrix, shared by its clones.
+#[derive(Clone)]
 pub(super) enum Storage<L> {
-    Owned(Vec<L>),
+    Owned(Arc<Vec<L>>),
     /// `range` of the bytes holds whole, aligned lines.
     Shared {
         owner: SharedBytes,
