@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 #[cfg(feature = "mini")]
 use quintet_engine::BuiltInModel;
+use quintet_engine::calibration::RoundedMatrices;
 use quintet_engine::weights::hub::{DEFAULT_REVISION, HubCache, HubCacheError, HubId};
 use quintet_engine::{
     AdapterSource, Checkpoint, CheckpointError, Dimensions, EmbedError, Embedder, LoadError,
@@ -191,13 +192,13 @@ pub(crate) fn load_located(
         .flatten()
         .filter(|path| path.is_file());
     let Some(path) = packed else {
-        return load_unpacked(located, &checkpoint, args, &[], settings);
+        return load_unpacked(located, &checkpoint, args, Fit::default(), settings);
     };
     let kept = Kept::File(&path);
     match load_from(located, &checkpoint, kept, args, settings)? {
         Err(LoadError::PackFile(error)) => {
             failure::note(&format!("{error}; making them anew"));
-            let embedder = load_unpacked(located, &checkpoint, args, &[], settings)?;
+            let embedder = load_unpacked(located, &checkpoint, args, Fit::default(), settings)?;
             if let Err(error) = embedder.write_packed(&checkpoint, &path) {
                 failure::warn(&error.to_string());
             }
@@ -207,7 +208,16 @@ pub(crate) fn load_located(
     }
 }
 
-/// Loads a model without looking for packed weights; `balanced` are matrices to keep in 16 bits.
+/// What a calibration chose for the matrices of a model at `fast`.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Fit<'a> {
+    /// Those to keep in 16 bits.
+    pub(crate) balanced: &'a [usize],
+    /// The others, unless they are rounded to nearest.
+    pub(crate) rounded: Option<&'a RoundedMatrices>,
+}
+
+/// Loads a model without looking for packed weights.
 ///
 /// # Errors
 /// Those of the checkpoint, its adapters and its tokenizer.
@@ -215,10 +225,10 @@ pub(crate) fn load_unpacked(
     located: &Located,
     checkpoint: &Checkpoint,
     args: &ModelArgs,
-    balanced: &[usize],
+    fit: Fit<'_>,
     settings: &Settings,
 ) -> anyhow::Result<Embedder> {
-    let kept = Kept::Balanced(balanced);
+    let kept = Kept::Checkpoint(fit);
     Ok(load_from(located, checkpoint, kept, args, settings)??)
 }
 
@@ -226,8 +236,8 @@ pub(crate) fn load_unpacked(
 enum Kept<'a> {
     /// A file of them.
     File(&'a Path),
-    /// The checkpoint; these matrices shall have 16 bits.
-    Balanced(&'a [usize]),
+    /// The checkpoint.
+    Checkpoint(Fit<'a>),
 }
 
 /// The outer error is that of an argument.
@@ -243,9 +253,9 @@ fn load_from(
         .iter()
         .map(|adapter| AdapterSource::custom(&adapter.name, &adapter.path))
         .collect::<Result<_, _>>()?;
-    let (packed, balanced) = match kept {
-        Kept::File(path) => (Some(path), &[][..]),
-        Kept::Balanced(matrices) => (None, matrices),
+    let (packed, fit) = match kept {
+        Kept::File(path) => (Some(path), Fit::default()),
+        Kept::Checkpoint(fit) => (None, fit),
     };
     let bar = progress::loading(&located.name);
     let options = LoadOptions {
@@ -253,7 +263,8 @@ fn load_from(
         isa: settings.isa()?,
         precision: args.precision,
         packed,
-        balanced,
+        balanced: fit.balanced,
+        rounded: fit.rounded,
         adapters,
         progress: &|done, steps| {
             bar.set_length(steps as u64);

@@ -15,9 +15,22 @@ pub(crate) fn loading(model: &str) -> ProgressBar {
     bar
 }
 
+/// A bar for the matrices that a calibration rounds.
+pub(crate) fn rounding(model: &str) -> ProgressBar {
+    let bar = bar(
+        Some(0),
+        "rounding {msg} {wide_bar} {percent:>3} %  {elapsed} of about {duration}",
+    );
+    bar.set_message(model.to_owned());
+    bar
+}
+
 /// A bar for the passes of a calibration.
 pub(crate) fn calibrating(model: &str) -> ProgressBar {
-    let bar = bar(Some(0), "calibrating {msg} {wide_bar} {percent:>3} %");
+    let bar = bar(
+        Some(0),
+        "calibrating {msg} {wide_bar} {percent:>3} %  {elapsed} of about {duration}",
+    );
     bar.set_message(model.to_owned());
     bar
 }

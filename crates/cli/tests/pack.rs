@@ -96,8 +96,47 @@ fn a_calibrated_file_is_found_and_holds_the_shares_that_were_asked_for() {
     };
     assert!(worst_of(true) >= worst_of(false), "{report}");
     let curve = report["curve"].as_array().unwrap();
-    assert_eq!(curve[0]["worst"], report["before"]["worst"]);
+    assert_eq!(curve[0]["worst"], 0.0, "exact");
+    assert_eq!(curve[1]["worst"], report["before"]["worst"]);
     assert!(curve.last().unwrap()["worst"].as_f64().unwrap() < 1e-5);
+}
+
+#[test]
+fn of_many_texts_most_teach_the_rounding_and_the_others_judge_it() {
+    let cache = tempfile::tempdir().unwrap();
+    let texts = cache.path().join("texts.txt");
+    let lines: Vec<String> = (0..150_u32)
+        .map(|line| {
+            let words = (0..8_u32)
+                .map(|word| ["stork", "Storch", "cigogne"][(line * 7 + word * word) as usize % 3]);
+            format!("{line} {}", words.collect::<Vec<_>>().join(" "))
+        })
+        .collect();
+    std::fs::write(&texts, lines.join("\n")).unwrap();
+    let embed = || quintet(cache.path(), &["embed", "--precision", "fast", "a stork"]).0;
+    let nearest = embed();
+    let arguments = [
+        "calibrate",
+        "--json",
+        "--keep",
+        "0",
+        "--input",
+        texts.to_str().unwrap(),
+    ];
+    let (out, _) = quintet(cache.path(), &arguments);
+    let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(
+        (&report["texts"], &report["rounded"]["texts"]),
+        (&30.into(), &120.into())
+    );
+    let mean = |of: &str| report[of]["mean"].as_f64().unwrap();
+    assert!(mean("rounded") < mean("before"), "{report}");
+    assert_eq!(report["rounded"]["kept"], true);
+    assert_eq!(mean("after"), mean("rounded"), "none in 16 bits");
+    let fitted = embed();
+    assert_ne!(fitted, nearest);
+    quintet(cache.path(), &arguments);
+    assert_eq!(embed(), fitted, "the same texts give the same rounding");
 }
 
 #[test]

@@ -41,7 +41,7 @@ fn the_help_is_the_tour() {
       pull        Download a model from the model hub
       models      List the downloaded models
       pack        Keep a model's packed weights as a file, for a quick start
-      calibrate   Find the matrices that `fast` shall keep in 16 bits, on your texts
+      calibrate   Fit `fast` to your texts: round its weights for them, keep what suffers in 16 bits
       info        Describe a model: layout, shapes, adapters, memory, licence
 
     Check:

@@ -8,9 +8,10 @@ use quintet_kernels::gemm::PackedMatrix;
 use quintet_kernels::{Cpu, Isa};
 
 use crate::batch::{PackedBatch, Sequence, plan};
+use crate::calibration::RoundedMatrices;
 use crate::config::ModelConfig;
 use crate::embedding::finish;
-use crate::encoder::{CpuEncoder, CpuPass, Encoder, PooledRows};
+use crate::encoder::{CpuEncoder, CpuPass, Encoder, LayerMoments, PooledRows};
 use crate::error::{EmbedError, LoadError};
 use crate::input::{Dimensions, EmbedOptions, Embedded, Input, InputReader, Truncate};
 use crate::late_chunking::{
@@ -32,6 +33,9 @@ pub struct LoadOptions<'a> {
     /// Matrices that are `balanced` instead, by their place among the packed ones: Wqkv, out_proj,
     /// fc1 and fc2 of each layer in turn. [`Sensitivity`](crate::Sensitivity) tells which want it.
     pub balanced: &'a [usize],
+    /// Those that are `fast` and not rounded to nearest: what
+    /// [`round`](crate::calibration::round) made of this checkpoint.
+    pub rounded: Option<&'a RoundedMatrices>,
     /// A file that [`Embedder::write_packed`] made of this checkpoint at this precision.
     pub packed: Option<&'a Path>,
     /// Adapters beside those of the checkpoint.
@@ -53,6 +57,7 @@ impl Default for LoadOptions<'_> {
             isa: Isa::best(),
             precision: Precision::Exact,
             balanced: &[],
+            rounded: None,
             packed: None,
             adapters: Vec::new(),
             token_budget: DEFAULT_TOKEN_BUDGET,
@@ -89,6 +94,7 @@ impl Embedder {
             &Precisions {
                 most: options.precision,
                 balanced: options.balanced,
+                rounded: options.rounded.map_or(&[][..], |rounded| &rounded.0),
             },
             packed,
             &cpu,
@@ -126,6 +132,33 @@ impl Embedder {
     pub(crate) fn set_trial(&self, trial: Option<(usize, PackedMatrix)>) {
         let mut encoder = self.encoder.lock().unwrap_or_else(PoisonError::into_inner);
         encoder.set_trial(trial);
+    }
+
+    /// For each layer in turn the moments of all rows that its matrices are multiplied with when the
+    /// model embeds `inputs`, of which those beyond `max_tokens` are left out, but not the first. The
+    /// activations of the others are in memory together.
+    pub(crate) fn moments_by_layer(
+        &self,
+        inputs: &[Input<'_>],
+        max_tokens: usize,
+    ) -> Result<impl Iterator<Item = Result<LayerMoments, EmbedError>>, EmbedError> {
+        let read = self.input_reader().read_all(inputs, Truncate::default())?;
+        let mut tokens = 0;
+        let fits = |sequence: &Sequence| {
+            tokens += sequence.token_ids.len();
+            tokens <= max_tokens || tokens == sequence.token_ids.len()
+        };
+        let sequences = read.into_iter().map(|read| read.sequence);
+        let sequences: Vec<Sequence> = sequences.take_while(fits).collect();
+        let passes = plan(&sequences, self.token_budget)
+            .into_iter()
+            .map(|indices| {
+                let batch = PackedBatch::pack(indices.iter().map(|&index| &sequences[index]));
+                self.encoder().begin(batch)
+            });
+        let mut passes = passes.collect::<Result<Vec<_>, _>>()?;
+        let layers = 0..self.config.num_hidden_layers;
+        Ok(layers.map(move |layer| Ok(self.encoder().moments(layer, &mut passes)?)))
     }
 
     /// Arithmetic of the weight products.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use quintet_kernels::gemm::{Format, Rows};
+use quintet_kernels::gemm::{Format, PackedMatrix, Rows};
 
 /// Arithmetic of the weight products. Adapters, norms and sums are f32 in each, and so is attention,
 /// but where a processor multiplies factors of 16 bits faster (AMX): there all but `Exact` use those.
@@ -48,6 +48,8 @@ pub(crate) struct Precisions<'a> {
     pub(crate) most: Precision,
     /// Those that are `Balanced` instead, by their place among the packed matrices.
     pub(crate) balanced: &'a [usize],
+    /// Those to take where `Fast` is wanted, by their place; empty: each is rounded to nearest.
+    pub(crate) rounded: &'a [PackedMatrix],
 }
 
 impl Precisions<'_> {
@@ -56,6 +58,7 @@ impl Precisions<'_> {
         Self {
             most: precision,
             balanced: &[],
+            rounded: &[],
         }
     }
 

@@ -12,7 +12,7 @@ mod support;
 
 use std::path::Path;
 
-use quintet_engine::calibration::{distance, sensitivities};
+use quintet_engine::calibration::{distance, round, sensitivities};
 use quintet_engine::{
     Content, EmbedOptions, Embedder, Input, Isa, LoadError, LoadOptions, PackFileError, Precision,
 };
@@ -226,7 +226,8 @@ fn errors_of_single_matrices_add_up_and_leave_no_trace() {
         embedded.into_iter().map(|one| one.embedding).collect()
     };
     let before = vectors(&exact);
-    let measured = sensitivities(&exact, &checkpoint("original"), &inputs, &|_, _| ()).unwrap();
+    let original = checkpoint("original");
+    let measured = sensitivities(&exact, &original, None, &inputs, &|_, _| ()).unwrap();
     assert_eq!(bits(&vectors(&exact)), bits(&before));
     assert_eq!(measured.len(), 4 * exact.config().num_hidden_layers);
     assert!(measured.iter().all(|matrix| matrix.error > 0.0));
@@ -236,4 +237,94 @@ fn errors_of_single_matrices_add_up_and_leave_no_trace() {
     let whole: f64 = pairs.map(|(a, b)| distance(a, b)).sum::<f64>() / before.len() as f64;
     let sum: f64 = measured.iter().map(|matrix| matrix.error).sum();
     assert!((0.5..2.0).contains(&(sum / whole)), "{sum} {whole}");
+}
+
+/// Ids of one text in so many that `round` learns from.
+fn lesson(seed: u32) -> Vec<u32> {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_mul(0x9e37_79b9).wrapping_add(0x7f4a_7c15);
+        state >> 16
+    };
+    (0..24).map(|_| next() % 90 + 4).collect()
+}
+
+#[test]
+fn weights_rounded_for_texts_bring_other_texts_nearer() {
+    let original = checkpoint("original");
+    let exact = load(Precision::Exact, Isa::best(), 1, None).unwrap();
+    let teachers: Vec<Vec<u32>> = (0..150).map(lesson).collect();
+    let judges: Vec<Vec<u32>> = (1000..1030).map(lesson).collect();
+    let inputs: Vec<Input<'_>> = teachers
+        .iter()
+        .enumerate()
+        .map(|(index, ids)| Input {
+            content: Content::TokenIds(ids),
+            task: task(&exact, TASKS[index % TASKS.len()]),
+        })
+        .collect();
+    let before = embed(&exact, &judges);
+    let rounded = round(&exact, &original, &inputs, &|_, _| ()).unwrap();
+    assert_eq!(bits(&embed(&exact, &judges)), bits(&before), "no trace");
+
+    let at = |rounded, packed: Option<&Path>, balanced: &[usize]| {
+        let options = LoadOptions {
+            threads: threads(1),
+            precision: Precision::Fast,
+            rounded,
+            balanced,
+            packed,
+            ..LoadOptions::default()
+        };
+        Embedder::load(&original, &options).unwrap()
+    };
+    let mean = |embedder: &Embedder| -> f64 {
+        let found = embed(embedder, &judges);
+        let pairs = before.iter().zip(&found);
+        pairs.map(|(a, b)| distance(a, b)).sum::<f64>() / before.len() as f64
+    };
+    let fitted = at(Some(&rounded), None, &[]);
+    let (nearest, compensated) = (mean(&at(None, None, &[])), mean(&fitted));
+    eprintln!("1 - cosine, mean: {nearest:.2e} to nearest, {compensated:.2e} rounded for texts");
+    assert!(compensated < 0.9 * nearest, "{nearest} {compensated}");
+    // Some in 16 bits come on top.
+    assert!(mean(&at(Some(&rounded), None, &[0, 2])) < compensated);
+
+    // The file has them, and needs nothing else.
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("fast.pack");
+    fitted.write_packed(&original, &path).unwrap();
+    let mapped = at(None, Some(&path), &[]);
+    assert_eq!(
+        bits(&embed(&mapped, &judges)),
+        bits(&embed(&fitted, &judges))
+    );
+}
+
+#[test]
+fn the_number_of_threads_changes_no_rounding() {
+    let original = checkpoint("original");
+    let texts: Vec<Vec<u32>> = (0..40).map(lesson).collect();
+    let packed = |count| {
+        let exact = load(Precision::Exact, Isa::best(), count, None).unwrap();
+        let inputs: Vec<Input<'_>> = texts
+            .iter()
+            .map(|ids| Input {
+                content: Content::TokenIds(ids),
+                task: task(&exact, TASKS[0]),
+            })
+            .collect();
+        let rounded = round(&exact, &original, &inputs, &|_, _| ()).unwrap();
+        let options = LoadOptions {
+            threads: threads(1),
+            precision: Precision::Fast,
+            rounded: Some(&rounded),
+            ..LoadOptions::default()
+        };
+        bits(&embed(
+            &Embedder::load(&original, &options).unwrap(),
+            &texts,
+        ))
+    };
+    assert_eq!(packed(1), packed(3));
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::args::ModelArgs;
 use crate::failure::UserError;
-use crate::model;
+use crate::model::{self, Fit};
 use crate::output::Output;
 use crate::settings::Settings;
 use crate::table::size;
@@ -59,7 +59,7 @@ pub(crate) fn run(args: &PackArgs, settings: &Settings) -> anyhow::Result<()> {
         .into());
     };
     let checkpoint = located.open()?;
-    let embedder = model::load_unpacked(&located, &checkpoint, &args.model, &[], settings)?;
+    let embedder = model::load_unpacked(&located, &checkpoint, &args.model, Fit::default(), settings)?;
     let bytes = embedder.write_packed(&checkpoint, &path)?;
     let mut output = Output::stdout();
     if args.json {

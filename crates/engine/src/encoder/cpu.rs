@@ -1,14 +1,15 @@
 //! The encoder on CPUs, over `quintet-kernels`.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use quintet_kernels::Cpu;
-use quintet_kernels::gemm::PackedMatrix;
+use quintet_kernels::gemm::{Moments, PackedMatrix};
 use quintet_kernels::pooling::span_sums;
 use quintet_kernels::rotary::RopeTable;
 
 use super::embeddings::gather;
-use super::layer::{Activations, Layers, Part, Run, Scratch, runs, share_before};
+use super::layer::{Activations, LayerMoments, Layers, Part, Run, Scratch, runs, share_before};
 use super::{Encoder, ForwardError, PooledRows};
 use crate::batch::PackedBatch;
 use crate::config::ModelConfig;
@@ -54,6 +55,17 @@ impl Next {
     }
 }
 
+impl CpuPass {
+    /// Layers behind it.
+    fn layers_done(&self) -> usize {
+        match self.next {
+            Next::Embeddings => 0,
+            Next::Layer(index, _) => index,
+            Next::Pooling => usize::MAX,
+        }
+    }
+}
+
 impl CpuEncoder {
     pub(crate) fn new(cpu: Arc<Cpu>, config: ModelConfig, weights: Arc<Weights>) -> Self {
         let rope = RopeTable::new(config.rope_theta, config.head_dim(), config.max_tokens);
@@ -72,21 +84,31 @@ impl CpuEncoder {
     pub(crate) fn set_trial(&mut self, trial: Option<(usize, PackedMatrix)>) {
         self.trial = trial;
     }
-}
 
-impl Encoder for CpuEncoder {
-    type Pass = CpuPass;
-
-    fn begin(&mut self, batch: PackedBatch) -> Result<CpuPass, ForwardError> {
-        Ok(CpuPass {
-            runs: runs(&batch),
-            batch,
-            activations: self.spare.pop().unwrap_or_default(),
-            next: Next::Embeddings,
-        })
+    /// Runs passes on to the end of a layer, which none has passed, and gives the moments of all rows
+    /// that each of its matrices is multiplied with.
+    pub(crate) fn moments(
+        &mut self,
+        layer: usize,
+        passes: &mut [CpuPass],
+    ) -> Result<LayerMoments, ForwardError> {
+        let matrices = self.weights.layers[layer].matrices();
+        let moments = RefCell::new(matrices.map(|matrix| Moments::new(matrix.k())));
+        for pass in passes {
+            while pass.layers_done() <= layer {
+                self.run_step(pass, Some((layer, &moments)))?;
+            }
+        }
+        Ok(moments.into_inner())
     }
 
-    fn step(&mut self, pass: &mut CpuPass) -> Result<Option<PooledRows>, ForwardError> {
+    /// Runs the next step of a pass; `watched` is a layer, and the moments of what its matrices are
+    /// multiplied with, which the step adds to.
+    fn run_step(
+        &mut self,
+        pass: &mut CpuPass,
+        watched: Option<(usize, &RefCell<LayerMoments>)>,
+    ) -> Result<Option<PooledRows>, ForwardError> {
         let hidden = self.config.hidden_size;
         let layers = Layers {
             cpu: &self.cpu,
@@ -99,6 +121,7 @@ impl Encoder for CpuEncoder {
                 let replaced = self.weights.matrices().nth(*index)?;
                 Some((replaced, matrix))
             }),
+            watched: watched.map(|(layer, moments)| (&self.weights.layers[layer], moments)),
         };
         let activations = &mut pass.activations;
         let count = self.weights.layers.len();
@@ -129,6 +152,23 @@ impl Encoder for CpuEncoder {
             }
         };
         Ok(None)
+    }
+}
+
+impl Encoder for CpuEncoder {
+    type Pass = CpuPass;
+
+    fn begin(&mut self, batch: PackedBatch) -> Result<CpuPass, ForwardError> {
+        Ok(CpuPass {
+            runs: runs(&batch),
+            batch,
+            activations: self.spare.pop().unwrap_or_default(),
+            next: Next::Embeddings,
+        })
+    }
+
+    fn step(&mut self, pass: &mut CpuPass) -> Result<Option<PooledRows>, ForwardError> {
+        self.run_step(pass, None)
     }
 
     fn done(&self, pass: &CpuPass) -> f64 {

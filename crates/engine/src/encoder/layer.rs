@@ -1,19 +1,20 @@
 //! One transformer layer, post-LayerNorm: attention, then the MLP, each with its adapter, cut into steps
 //! that are short whatever the batch.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use quintet_kernels::Cpu;
 use quintet_kernels::attention::{AttentionScratch, Products, Tasks, attention_tasks};
 use quintet_kernels::gemm::{
-    Epilogue, Format, GemmScratch, PackedLora, PackedMatrix, Product, Segment, product,
+    Epilogue, Format, GemmScratch, Moments, PackedLora, PackedMatrix, Product, Segment, product,
 };
 use quintet_kernels::layer_norm::layer_norm;
 use quintet_kernels::rotary::{RopeTable, rotate_qk};
 
 use crate::batch::PackedBatch;
 use crate::config::ModelConfig;
-use crate::weights::{Adapter, LayerAdapter, LayerWeights, Linear, Norm};
+use crate::weights::{Adapter, LayerAdapter, LayerWeights, Linear, MATRICES_PER_LAYER, Norm};
 
 /// Rows of a step that is made of products, two blocks of the product's own. At the true size they are, by
 /// count, 75 ms of one core; an 8192-token text would otherwise need 270 MB for the inner width of the MLP alone.
@@ -56,7 +57,12 @@ pub(super) struct Layers<'a> {
     pub(super) runs: &'a [Run],
     /// One of the model's matrices, and the one that is used in its place.
     pub(super) trial: Option<(&'a PackedMatrix, &'a PackedMatrix)>,
+    /// A layer, and the moments of what its matrices are multiplied with, to be added to.
+    pub(super) watched: Option<(&'a LayerWeights, &'a RefCell<LayerMoments>)>,
 }
+
+/// Of the rows that each matrix of a layer is multiplied with.
+pub(crate) type LayerMoments = [Moments; MATRICES_PER_LAYER];
 
 /// What a step of a layer does, from which row or task on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -267,6 +273,13 @@ impl Layers<'_> {
         epilogue: Epilogue<'_>,
         out: &mut [f32],
     ) {
+        if let Some((layer, moments)) = self.watched {
+            let is_this = |matrix: &PackedMatrix| std::ptr::eq(matrix, &linear.matrix);
+            let mut moments = moments.borrow_mut();
+            let pairs = layer.matrices().into_iter().zip(moments.iter_mut());
+            let of_this = pairs.filter(|(matrix, _)| is_this(matrix));
+            of_this.for_each(|(_, moments)| moments.add(self.cpu, x));
+        }
         let weights = match self.trial {
             Some((replaced, trial)) if std::ptr::eq(replaced, &linear.matrix) => trial,
             _ => &linear.matrix,

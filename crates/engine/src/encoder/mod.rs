@@ -8,6 +8,7 @@ mod embeddings;
 mod layer;
 
 pub use cpu::{CpuEncoder, CpuPass};
+pub(crate) use layer::LayerMoments;
 
 use crate::batch::PackedBatch;
 

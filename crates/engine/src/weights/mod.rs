@@ -24,7 +24,10 @@ pub use gguf::GgufTokenizer;
 pub use names::Layout;
 pub(crate) use pack_file::PackFile;
 pub use pack_file::PackFileError;
-pub(crate) use packed::{LayerWeights, Linear, Norm, Weights, matrix_name, matrix_of};
+pub(crate) use packed::{
+    LayerWeights, Linear, MATRICES_PER_LAYER, Norm, Weights, compensated_matrix_of, matrix_name,
+    matrix_of,
+};
 pub use tensors::Dtype;
 
 use crate::config::ConfigError;

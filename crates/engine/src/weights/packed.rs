@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use quintet_kernels::Cpu;
-use quintet_kernels::gemm::PackedMatrix;
+use quintet_kernels::gemm::{Moments, PackedMatrix, Rows};
 
 use super::CheckpointError;
 use super::adapters::{Adapter, AdapterSource};
@@ -14,7 +14,7 @@ use super::tensors::{Table, Tensor, rows};
 use crate::precision::{Precision, Precisions};
 
 /// Matrices of a layer: Wqkv, out_proj, fc1, fc2.
-const MATRICES_PER_LAYER: usize = 4;
+pub(crate) const MATRICES_PER_LAYER: usize = 4;
 
 /// A linear layer: packed weight `[out, in]` and bias `[out]`.
 pub(crate) struct Linear {
@@ -48,19 +48,24 @@ pub(crate) struct Weights {
     pub(crate) adapters: Vec<Adapter>,
 }
 
+impl LayerWeights {
+    /// Its matrices, in the order in which they are loaded.
+    pub(crate) fn matrices(&self) -> [&PackedMatrix; MATRICES_PER_LAYER] {
+        let LayerWeights {
+            wqkv,
+            out_proj,
+            fc1,
+            fc2,
+            ..
+        } = self;
+        [wqkv, out_proj, fc1, fc2].map(|linear| &linear.matrix)
+    }
+}
+
 impl Weights {
     /// The matrices of all layers, in the order in which they are loaded.
     pub(crate) fn matrices(&self) -> impl Iterator<Item = &PackedMatrix> {
-        self.layers.iter().flat_map(|layer| {
-            let LayerWeights {
-                wqkv,
-                out_proj,
-                fc1,
-                fc2,
-                ..
-            } = layer;
-            [wqkv, out_proj, fc1, fc2].map(|linear| &linear.matrix)
-        })
+        self.layers.iter().flat_map(LayerWeights::matrices)
     }
 
     /// Reads every tensor once: shape, dtype and finiteness are checked, matrices packed, and their
@@ -145,6 +150,26 @@ pub(crate) fn matrix_of(
         cpu,
     };
     read.matrix(index)
+}
+
+/// The same in 8 bits, rounded for rows of these moments.
+pub(crate) fn compensated_matrix_of(
+    checkpoint: &Checkpoint,
+    index: usize,
+    moments: Moments,
+    cpu: &Cpu,
+) -> Result<PackedMatrix, CheckpointError> {
+    let precision = &Precisions::all(Precision::Fast);
+    let read = WeightReader {
+        checkpoint,
+        precision,
+        packed: None,
+        cpu,
+    };
+    read.pack(index, |blocks, _, smoothing| {
+        let compensation = moments.compensation(cpu, smoothing);
+        PackedMatrix::pack_compensated(cpu, blocks, smoothing, &compensation)
+    })
 }
 
 /// What the checkpoint calls a matrix of [`Weights::matrices`] when it keeps it whole.
@@ -253,6 +278,28 @@ impl<'a> WeightReader<'a> {
     }
 
     fn matrix(&self, index: usize) -> Result<PackedMatrix, CheckpointError> {
+        let precision = self.precision.of(index);
+        let shape = Part::of_matrix(index).weight_shape(&self.checkpoint.config);
+        let rounded = self.precision.rounded.get(index);
+        let fits = |matrix: &&PackedMatrix| [matrix.n(), matrix.k()] == shape[..];
+        if let Some(matrix) = rounded.filter(fits)
+            && precision == Precision::Fast
+        {
+            return Ok(matrix.clone());
+        }
+        self.pack(index, |blocks, k, smoothing| {
+            let format = precision.format(blocks);
+            PackedMatrix::pack_smoothed(self.cpu, blocks, k, format, smoothing)
+        })
+    }
+
+    /// Reads a matrix and packs it, given its blocks of rows, their length and what smooths their
+    /// columns.
+    fn pack(
+        &self,
+        index: usize,
+        pack: impl FnOnce(&[Rows<'_>], usize, &[f32]) -> PackedMatrix,
+    ) -> Result<PackedMatrix, CheckpointError> {
         let part = Part::of_matrix(index);
         let tensors = self.weight(part)?;
         let bytes = tensors
@@ -264,9 +311,7 @@ impl<'a> WeightReader<'a> {
             .map(|(dtype, bytes)| rows(*dtype, bytes))
             .collect();
         let k = part.weight_shape(&self.checkpoint.config)[1];
-        let format = self.precision.of(index).format(&blocks);
-        let smoothing = self.smoothing(index)?;
-        let matrix = PackedMatrix::pack_smoothed(self.cpu, &blocks, k, format, &smoothing);
+        let matrix = pack(&blocks, k, &self.smoothing(index)?);
         tensors.iter().for_each(Tensor::release);
         Ok(matrix)
     }
