@@ -1,63 +1,101 @@
 #!/usr/bin/env python3
-"""The trade between speed and error of `fast`, as a table and a drawing.
+"""The trade between speed and error from `fast` by way of mixes to `balanced`, and `exact`: a table and a drawing.
 
-    quintet calibrate --curve --json DIR > curve.json
-    python bench/precision_curve.py curve.json --title "random weights" --svg bench/results/DATE-curve.svg
+    quintet calibrate DIR --input texts.txt --curve --json > report.json
+    python bench/precision_curve.py "mini=report.json" "true shape=other.json" --svg bench/results/DATE-curve.svg
 
-Each point keeps another share of the weights in 16 bits, the matrices that suffer most first.
+Each point keeps another share of the weights in 16 bits, the matrices that suffer most first. The models ran in turn.
 """
 import argparse
 import json
 import math
 from pathlib import Path
 
-WIDTH, HEIGHT, MARGIN = 560, 320, 56
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 560, 380, 64, 32, 64, 56
+LINE, LIGHT, INK, FAINT = "#1f6fb2", "#d9822b", "#222", "#e4e4e4"
 
 
-def table(points):
-    rows = ["| weights in 16 bits, % | tokens/s | 1 - cosine, mean | worst |", "| --- | --- | --- | --- |"]
-    rows += [f"| {p['percent']} | {p['tokens_per_s']:.0f} | {p['mean']:.1e} | {p['worst']:.1e} |" for p in points]
+def name(percent):
+    return {None: "exact", 0: "fast", 100: "balanced"}.get(percent, f"{percent} %")
+
+
+def table(report):
+    rows = ["| weights in 16 bits | tokens/s | 1 - cosine, mean | worst |", "| --- | --- | --- | --- |"]
+    rows += [f"| {name(p['percent'])} | {p['tokens_per_s']:.0f} | {p['mean']:.1e} | {p['worst']:.1e} |" for p in report["curve"]]
     return "\n".join(rows)
 
 
-def drawing(points, title):
-    """Error, in powers of ten, over speed."""
-    speeds, errors = [p["tokens_per_s"] for p in points], [math.log10(p["worst"]) for p in points]
-    left, right, low, high = min(speeds) * 0.97, max(speeds) * 1.03, math.floor(min(errors)), math.ceil(max(errors))
+def text(x, y, words, anchor="middle", color=INK, weight="normal"):
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{color}" font-weight="{weight}">{words}</text>'
 
-    def place(speed, error):
-        return (MARGIN + (speed - left) / (right - left) * (WIDTH - 2 * MARGIN),
-                MARGIN + (high - error) / max(high - low, 1) * (HEIGHT - 2 * MARGIN))
 
-    def text(x, y, words, anchor="middle"):
-        return f'<text x="{x:.0f}" y="{y:.0f}" text-anchor="{anchor}">{words}</text>'
+def round_steps(least, most):
+    """About five round numbers between two."""
+    step = 10 ** math.floor(math.log10((most - least) / 4))
+    step = next(step * factor for factor in (1, 2, 2.5, 5, 10) if (most - least) / (step * factor) <= 6)
+    return [step * index for index in range(math.ceil(least / step), math.floor(most / step) + 1)]
 
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" font-family="sans-serif" font-size="12">',
-             f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>', text(WIDTH / 2, 24, title)]
+
+def panel(title, report, left):
+    """Error of the worst text, in powers of ten, over speed; `exact` has none and is a line."""
+    exact = next(p for p in report["curve"] if p["percent"] is None)
+    points = [p for p in report["curve"] if p["percent"] is not None]
+    nearest = report["before"]["worst"] if report.get("rounded") else None
+    speeds = [p["tokens_per_s"] for p in report["curve"]]
+    errors = [math.log10(p["worst"]) for p in points] + ([math.log10(nearest)] if nearest else [])
+    least, most = min(speeds), max(speeds)
+    least, most = least - 0.08 * (most - least), most + 0.12 * (most - least)
+    low, high = math.floor(min(errors)), math.ceil(max(errors))
+
+    def x(speed):
+        return left + LEFT + (speed - least) / (most - least) * (WIDTH - LEFT - RIGHT)
+
+    def y(error):
+        return TOP + (high - math.log10(error)) / max(high - low, 1) * (HEIGHT - TOP - BOTTOM)
+
+    parts = [text(left + LEFT, 24, title, "start", weight="bold"),
+             text(left + LEFT, 44, "1 - cosine to exact, worst text", "start")]
     for power in range(low, high + 1):
-        y = place(left, power)[1]
-        parts += [f'<path d="M{MARGIN} {y:.0f}H{WIDTH - MARGIN}" stroke="#ddd"/>', text(MARGIN - 8, y + 4, f"1e{power}", "end")]
-    places = [place(speed, error) for speed, error in zip(speeds, errors)]
-    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-    parts.append(f'<polyline points="{line}" fill="none" stroke="#06c" stroke-width="2"/>')
-    for (x, y), point in zip(places, points):
-        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="#06c"/>', text(x, y - 10, f"{point['percent']} %")]
-    parts += [text(WIDTH / 2, HEIGHT - 12, "tokens/s; labels: share of the weights in 16 bits"),
-              text(12, MARGIN - 16, "1 - cosine to `exact`, worst text", "start"),
-              text(MARGIN, HEIGHT - 34, f"{left:.0f}"), text(WIDTH - MARGIN, HEIGHT - 34, f"{right:.0f}"), "</svg>"]
-    return "\n".join(parts) + "\n"
+        at = y(10.0 ** power)
+        parts += [f'<path d="M{left + LEFT} {at:.1f}H{left + WIDTH - RIGHT}" stroke="{FAINT}"/>',
+                  text(left + LEFT - 8, at + 4, f"10<tspan dy='-5' font-size='9'>{power}</tspan>", "end")]
+    parts += [text(x(speed), HEIGHT - BOTTOM + 20, f"{speed:,.0f}".replace(",", " ")) for speed in round_steps(least, most)]
+    parts.append(text(left + (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 14, "tokens/s"))
+    at = x(exact["tokens_per_s"])
+    parts += [f'<path d="M{at:.1f} {TOP}V{HEIGHT - BOTTOM}" stroke="{INK}" stroke-dasharray="3 4"/>',
+              text(at + 6, TOP + 14, "exact", "start")]
+    line = " ".join(f"{x(p['tokens_per_s']):.1f},{y(p['worst']):.1f}" for p in points)
+    parts.append(f'<polyline points="{line}" fill="none" stroke="{LINE}" stroke-width="2"/>')
+    for p in points:
+        at, up = x(p["tokens_per_s"]), y(p["worst"])
+        parts += [f'<circle cx="{at:.1f}" cy="{up:.1f}" r="4" fill="{LINE}"/>', text(at - 8, up + 14, name(p["percent"]), "end", LINE)]
+    if nearest:
+        at, up = x(points[0]["tokens_per_s"]), y(nearest)
+        parts += [f'<circle cx="{at:.1f}" cy="{up:.1f}" r="4" fill="white" stroke="{LIGHT}" stroke-width="2"/>',
+                  text(at, up - 10, "fast, rounded to nearest", "end", LIGHT)]
+    return parts
+
+
+def drawing(panels):
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH * len(panels)}" height="{HEIGHT}" '
+             'font-family="system-ui, sans-serif" font-size="13">',
+             f'<rect width="{WIDTH * len(panels)}" height="{HEIGHT}" fill="white"/>']
+    for index, (title, report) in enumerate(panels):
+        parts += panel(title, report, index * WIDTH)
+    return "\n".join([*parts, "</svg>"]) + "\n"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("report", type=Path, help="what `quintet calibrate --curve --json` printed")
-    parser.add_argument("--title", default="`fast`, mixed with `balanced`")
+    parser.add_argument("reports", nargs="+", metavar="TITLE=FILE", help="what `quintet calibrate --curve --json` printed")
     parser.add_argument("--svg", type=Path)
     args = parser.parse_args()
-    points = json.loads(args.report.read_text())["curve"]
-    print(table(points))
+    named = [report.rpartition("=") for report in args.reports]
+    panels = [(title, json.loads(Path(file).read_text())) for title, _, file in named]
+    for title, report in panels:
+        print(f"{title}, {report['texts']} texts:\n\n{table(report)}\n")
     if args.svg:
-        args.svg.write_text(drawing(points, args.title))
+        args.svg.write_text(drawing(panels))
 
 
 if __name__ == "__main__":
