@@ -12,6 +12,8 @@ import math
 from pathlib import Path
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 560, 380, 64, 32, 64, 56
+#: Their points lie beside that of `fast`.
+UNNAMED = (5, 10)
 LINE, LIGHT, INK, FAINT = "#1f6fb2", "#d9822b", "#222", "#e4e4e4"
 
 
@@ -68,7 +70,11 @@ def panel(title, report, left):
     parts.append(f'<polyline points="{line}" fill="none" stroke="{LINE}" stroke-width="2"/>')
     for p in points:
         at, up = x(p["tokens_per_s"]), y(p["worst"])
-        parts += [f'<circle cx="{at:.1f}" cy="{up:.1f}" r="4" fill="{LINE}"/>', text(at - 8, up + 14, name(p["percent"]), "end", LINE)]
+        parts.append(f'<circle cx="{at:.1f}" cy="{up:.1f}" r="4" fill="{LINE}"/>')
+        if p["percent"] == 0:
+            parts.append(text(at + 8, up + 4, name(0), "start", LINE))
+        elif p["percent"] not in UNNAMED:
+            parts.append(text(at, up + 18, name(p["percent"]), "middle", LINE))
     if nearest:
         at, up = x(points[0]["tokens_per_s"]), y(nearest)
         parts += [f'<circle cx="{at:.1f}" cy="{up:.1f}" r="4" fill="white" stroke="{LIGHT}" stroke-width="2"/>',
