@@ -59,7 +59,8 @@ pub(crate) fn run(args: &PackArgs, settings: &Settings) -> anyhow::Result<()> {
         .into());
     };
     let checkpoint = located.open()?;
-    let embedder = model::load_unpacked(&located, &checkpoint, &args.model, Fit::default(), settings)?;
+    let embedder =
+        model::load_unpacked(&located, &checkpoint, &args.model, Fit::default(), settings)?;
     let bytes = embedder.write_packed(&checkpoint, &path)?;
     let mut output = Output::stdout();
     if args.json {
