@@ -188,7 +188,7 @@ fn split<'a>(inputs: &[Input<'a>]) -> (Vec<Input<'a>>, Vec<Input<'a>>) {
     if inputs.len() < MIN_TEXTS_TO_ROUND {
         return (Vec::new(), inputs.to_vec());
     }
-    let is_judge = |number: usize| number % JUDGES == 0 && number <= JUDGES * MAX_JUDGES;
+    let is_judge = |number: usize| number.is_multiple_of(JUDGES) && number <= JUDGES * MAX_JUDGES;
     let (judges, teachers): (Vec<_>, Vec<_>) =
         (1..).zip(inputs).partition(|(number, _)| is_judge(*number));
     let inputs = |numbered: Vec<(usize, &Input<'a>)>| {
