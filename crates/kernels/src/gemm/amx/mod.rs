@@ -26,8 +26,8 @@ use crate::avx2::prefetch;
 use crate::avx512::load_words;
 use crate::tile::{F32x16, Words};
 
-pub(super) use tiles::{Columns, TiledRows};
 use tiles::{ColumnTiles, Cut, copy_lines, pair_lines, split_lines};
+pub(super) use tiles::{Columns, TiledRows};
 
 /// See [`super::portable::multiply`]. A panel of `tile` has room for whole tiles of rows.
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi")]
