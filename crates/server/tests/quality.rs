@@ -176,16 +176,6 @@ fn what_is_refused_is_named() {
             "at line 1 column",
         ),
         (
-            json!({"collection": 7}),
-            "collection",
-            "expected a text, or an object with the texts `corpus`, `queries` and `qrels`",
-        ),
-        (
-            json!({"collection": {"corpus": "", "queries": ""}}),
-            "collection",
-            "expected a text, or an object with the texts `corpus`, `queries` and `qrels`",
-        ),
-        (
             json!({"collection": {"corpus": "", "queries": "{\"_id\": 1}", "qrels": ""}}),
             "collection",
             "Line 1 of `queries.jsonl` has no `text`",
@@ -229,6 +219,19 @@ fn what_is_refused_is_named() {
         assert!((400..=404).contains(&answer.status), "{}", answer.body);
         let error = &answer.json()["error"];
         assert_eq!(error["param"], param, "{error}");
+        assert!(
+            error["message"].as_str().unwrap().contains(words),
+            "{error}"
+        );
+    }
+    for body in [
+        json!({"collection": 7}),
+        json!({"collection": {"corpus": "", "queries": ""}}),
+    ] {
+        let answer = SERVER.post("/v1/quality", body.to_string());
+        let error = &answer.json()["error"];
+        assert_eq!(error["code"], "invalid_body", "{error}");
+        let words = "expected a text, or an object with the texts `corpus`, `queries` and `qrels`";
         assert!(
             error["message"].as_str().unwrap().contains(words),
             "{error}"
