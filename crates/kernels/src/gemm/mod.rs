@@ -159,7 +159,6 @@ pub fn product(cpu: &Cpu, scratch: &mut GemmScratch, product: &Product<'_>, out:
                 x: finish.rows,
                 rows: rows.clone(),
                 weights: product.weights.lines(k.clone(), panels.clone()),
-                #[cfg(target_arch = "x86_64")]
                 next_weights: match blocks.peek() {
                     Some(k) => product.weights.line_bytes(k, &panels),
                     // Threads take tasks in turn.
@@ -291,7 +290,10 @@ struct Block<'a> {
     k: Range<usize>,
     weights: Lines<'a>,
     /// What the same thread will probably multiply with next.
-    #[cfg(target_arch = "x86_64")]
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        expect(dead_code, reason = "only AMX asks for it this early")
+    )]
     next_weights: &'a [u8],
 }
 

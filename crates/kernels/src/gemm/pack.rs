@@ -383,7 +383,6 @@ impl PackedMatrix {
     }
 
     /// The bytes of those lines.
-    #[cfg(target_arch = "x86_64")]
     pub(super) fn line_bytes(&self, k: &Range<usize>, panels: &Range<usize>) -> &[u8] {
         let line_len = match &self.lines {
             PackedLines::F32(_) => size_of::<F32x16>(),
