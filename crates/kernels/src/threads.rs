@@ -91,14 +91,27 @@ impl ThreadPool {
         chunk_len: usize,
         work: &(dyn Fn(usize, &mut [T]) + Sync),
     ) {
-        let len = data.len();
-        let data = DisjointSlice::new(data);
-        self.run(len.div_ceil(chunk_len), &|task, _| {
-            let start = task * chunk_len;
-            // SAFETY: each task runs once, and the ranges of different tasks do not overlap.
-            work(task, unsafe {
-                data.range(start..len.min(start + chunk_len))
-            });
+        let nothing = Chunks::new(&mut [(); 0], 1);
+        self.for_each_of_both(Chunks::new(data, chunk_len), work, nothing, &|_, _| {});
+    }
+
+    /// The same for the chunks of two slices, in one job.
+    pub(crate) fn for_each_of_both<T: Send, U: Send>(
+        &self,
+        first: Chunks<'_, T>,
+        first_work: &(dyn Fn(usize, &mut [T]) + Sync),
+        second: Chunks<'_, U>,
+        second_work: &(dyn Fn(usize, &mut [U]) + Sync),
+    ) {
+        let count = first.count();
+        self.run(count + second.count(), &|task, _| {
+            // SAFETY: each task runs once, so no chunk is asked for twice.
+            unsafe {
+                match task.checked_sub(count) {
+                    None => first_work(task, first.get(task)),
+                    Some(task) => second_work(task, second.get(task)),
+                }
+            }
         });
     }
 }
@@ -268,6 +281,39 @@ impl<'a, T> DisjointSlice<'a, T> {
     }
 }
 
+/// A slice in chunks of `len` elements, the last one maybe shorter.
+pub(crate) struct Chunks<'a, T> {
+    slice: DisjointSlice<'a, T>,
+    len: usize,
+}
+
+impl<'a, T> Chunks<'a, T> {
+    pub(crate) fn new(slice: &'a mut [T], len: usize) -> Chunks<'a, T> {
+        Chunks {
+            slice: DisjointSlice::new(slice),
+            len,
+        }
+    }
+
+    fn count(&self) -> usize {
+        self.slice.len.div_ceil(self.len)
+    }
+
+    /// The chunk of that index.
+    ///
+    /// # Safety
+    /// It may be alive once at a time.
+    #[expect(clippy::mut_from_ref, reason = "the contract forbids it twice")]
+    unsafe fn get(&self, index: usize) -> &mut [T] {
+        let start = index * self.len;
+        // SAFETY: chunks do not overlap; the caller answers for this one.
+        unsafe {
+            self.slice
+                .range(start..self.slice.len.min(start + self.len))
+        }
+    }
+}
+
 /// Memory that each worker reuses from task to task and from call to call.
 ///
 /// The locks are never contended: a worker takes only its own.
@@ -362,5 +408,24 @@ mod tests {
         let mut data = vec![0_usize; 1003];
         pool.for_each_chunk(&mut data, 10, &|index, chunk| chunk.fill(index + 1));
         assert!(data.iter().enumerate().all(|(i, &mark)| mark == i / 10 + 1));
+    }
+
+    #[test]
+    fn chunks_of_two_slices_are_one_job() {
+        let pool = pool(3);
+        let (mut first, mut second) = (vec![0_usize; 1003], vec![0_u8; 7]);
+        pool.for_each_of_both(
+            Chunks::new(&mut first, 10),
+            &|index, chunk| chunk.fill(index + 1),
+            Chunks::new(&mut second, 1),
+            &|index, chunk| chunk[0] = index as u8 + 1,
+        );
+        assert!(
+            first
+                .iter()
+                .enumerate()
+                .all(|(i, &mark)| mark == i / 10 + 1)
+        );
+        assert_eq!(second, [1, 2, 3, 4, 5, 6, 7]);
     }
 }

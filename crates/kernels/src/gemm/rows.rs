@@ -8,8 +8,9 @@ use super::integers::{Integers, ROW_HEAD, RowScale, WORDS, k_blocks};
 use super::{K_BLOCK, PackedMatrix, Product, Segment};
 use crate::Cpu;
 #[cfg(target_arch = "x86_64")]
-use crate::amx::TILE_ROWS;
+use crate::amx::{TILE_ROWS, Tile};
 use crate::isa::per_isa;
+use crate::threads::Chunks;
 use crate::tile::ROWS;
 
 /// Rows of `x` in panels of 6, one lane a row: for each panel one line a step of k (the bits of a
@@ -46,9 +47,10 @@ impl PackedRows {
         let ranks = loras.map(|lora| lora.rank()).max().unwrap_or(0);
         self.integers = integers;
         #[cfg(target_arch = "x86_64")]
-        let is_tiled = self.tiled.pack(cpu, weights, x);
+        let (tiles, packing) = self.tiled.begin(cpu, weights, x).unzip();
         #[cfg(not(target_arch = "x86_64"))]
-        let is_tiled = false;
+        let packing: Option<()> = None;
+        let is_tiled = packing.is_some();
         (self.steps, self.scales) = match integers {
             _ if is_tiled => (0, 0),
             Some(integers) => (integers.words(k), k.div_ceil(K_BLOCK) * ROW_HEAD),
@@ -59,7 +61,7 @@ impl PackedRows {
         self.lines
             .resize(row_count.div_ceil(ROWS) * self.depth, [0; ROWS]);
         let (steps, scales) = (self.steps, self.scales);
-        let work = |panel, lines: &mut [[u32; ROWS]]| {
+        let pack_panel = |panel, lines: &mut [[u32; ROWS]]| {
             let rows = panel * ROWS..row_count.min((panel + 1) * ROWS);
             let (steps, rest) = lines.split_at_mut(steps);
             let (scales, side) = rest.split_at_mut(scales);
@@ -71,8 +73,16 @@ impl PackedRows {
             }
             side_products(cpu, rows, x, segments, side);
         };
+        #[cfg(target_arch = "x86_64")]
+        if let (Some(tiles), Some(packing)) = (tiles, packing) {
+            let panels = Chunks::new(&mut self.lines, self.depth.max(1));
+            let pack_tiles = |chunk, tiles: &mut [Tile]| packing.fill(chunk, tiles);
+            return cpu
+                .pool()
+                .for_each_of_both(tiles, &pack_tiles, panels, &pack_panel);
+        }
         cpu.pool()
-            .for_each_chunk(&mut self.lines, self.depth.max(1), &work);
+            .for_each_chunk(&mut self.lines, self.depth.max(1), &pack_panel);
     }
 
     /// Rows that a task takes together.

@@ -5,10 +5,11 @@ use std::ops::Range;
 
 use crate::amx::{TILE_ROWS, Tile};
 use crate::avx512::{load_bf16_pair, load_numbers, load_words, store_words, upper_halves};
-use crate::gemm::integers::{self, Integers, ROW_HEAD, k_blocks};
+use crate::gemm::integers::{self, Integers, ROW_HEAD, RowScale};
 use crate::gemm::rows::smooth;
 use crate::gemm::{Format, K_BLOCK, PackedMatrix, avx2};
 use crate::isa::per_isa;
+use crate::threads::Chunks;
 use crate::tile::{Bf16x16, COLUMNS, Words};
 use crate::{Cpu, Isa};
 
@@ -61,46 +62,54 @@ impl Cut {
     }
 }
 
-/// Rows of x in tiles: for each 16 rows the tiles of all steps of k, then, for integers, as lines of
-/// more tiles the scales and zeros of each block of k.
+/// Rows of x in tiles: for each 16 rows and each block of k the tiles of its steps, then, for
+/// integers, one more whose first lines are scales and zeros.
 #[derive(Default)]
 pub(in crate::gemm) struct TiledRows {
     /// `None` if the unit has no use for the rows.
     cut: Option<Cut>,
-    /// Tiles of 16 rows that are numbers.
-    steps: usize,
-    /// All their tiles.
-    depth: usize,
+    /// Blocks of k.
+    blocks: usize,
+    /// Tiles of a block.
+    block_len: usize,
     tiles: Vec<Tile>,
 }
 
 impl TiledRows {
-    /// Replaces the content by the rows `x`, if AMX multiplies them with these weights.
-    pub(in crate::gemm) fn pack(&mut self, cpu: &Cpu, weights: &PackedMatrix, x: &[f32]) -> bool {
+    /// Makes room for the rows `x`, if AMX multiplies them with these weights. Each chunk of what it
+    /// gives is to be filled by [`TilePacking::fill`].
+    pub(in crate::gemm) fn begin<'a>(
+        &'a mut self,
+        cpu: &Cpu,
+        weights: &'a PackedMatrix,
+        x: &'a [f32],
+    ) -> Option<(Chunks<'a, Tile>, TilePacking<'a>)> {
         let is_amx = cpu.isa() == Isa::Amx;
-        let k = weights.k();
-        let cut = Cut::of(weights.format(), x.len() / k);
-        self.cut = cut.filter(|_| is_amx);
-        let Some(cut) = self.cut else {
-            return false;
-        };
-        let scales = weights
-            .integers()
-            .map_or(0, |_| k.div_ceil(K_BLOCK) * ROW_HEAD);
-        let steps = cut.tiles(k);
-        self.steps = steps;
-        self.depth = steps + scales.div_ceil(TILE_ROWS);
-        let len = x.len().div_ceil(TILE_ROWS * k) * self.depth;
+        let (rows, k) = (x.len() / weights.k(), weights.k());
+        self.cut = Cut::of(weights.format(), rows).filter(|_| is_amx);
+        let cut = self.cut?;
+        let row_tiles = rows.div_ceil(TILE_ROWS);
+        self.blocks = k.div_ceil(K_BLOCK);
+        self.block_len = cut.tiles(K_BLOCK) + usize::from(weights.integers().is_some());
+        let len = row_tiles * self.blocks * self.block_len;
         self.tiles.resize(len, [Words::default(); TILE_ROWS]);
-        let work = |index, tiles: &mut [Tile]| {
-            let rows = index * TILE_ROWS * k..x.len().min((index + 1) * TILE_ROWS * k);
-            let (tiles, scales) = tiles.split_at_mut(steps);
-            let (x, scales) = (&x[rows], scales.as_flattened_mut());
-            per_isa!(@call pack_rows (weights, cut, x, tiles, scales));
+        // Tasks are no smaller than they must be for all threads to have some.
+        let at_once = match row_tiles < 2 * cpu.threads() {
+            true => 1,
+            false => self.blocks,
         };
-        cpu.pool()
-            .for_each_chunk(&mut self.tiles, self.depth, &work);
-        true
+        let packing = TilePacking {
+            weights,
+            x,
+            cut,
+            blocks: self.blocks,
+            block_len: self.block_len,
+            at_once,
+        };
+        Some((
+            Chunks::new(&mut self.tiles, at_once * self.block_len),
+            packing,
+        ))
     }
 
     pub(in crate::gemm) fn is_used(&self) -> bool {
@@ -110,17 +119,37 @@ impl TiledRows {
     /// The tiles of 16 rows over a block of k.
     #[inline(always)]
     pub(in crate::gemm) fn tiles(&self, index: usize, k: Range<usize>) -> &[Tile] {
-        let steps = self
-            .cut
-            .map_or(0..0, |cut| cut.tiles(k.start)..cut.tiles(k.end));
-        &self.tiles[index * self.depth..][steps]
+        let len = self.cut.map_or(0, |cut| cut.tiles(k.len()));
+        &self.block(index, k.start / K_BLOCK)[..len]
     }
 
     /// Scales and zeros of 16 rows for a block of k.
     #[inline(always)]
     pub(in crate::gemm) fn scales(&self, index: usize, block: usize) -> &[Words] {
-        let tiles = &self.tiles[index * self.depth + self.steps..];
-        &tiles.as_flattened()[block * ROW_HEAD..][..ROW_HEAD]
+        &self.block(index, block)[self.block_len - 1][..ROW_HEAD]
+    }
+
+    #[inline(always)]
+    fn block(&self, index: usize, block: usize) -> &[Tile] {
+        &self.tiles[(index * self.blocks + block) * self.block_len..][..self.block_len]
+    }
+}
+
+/// Rows on their way into tiles.
+pub(in crate::gemm) struct TilePacking<'a> {
+    weights: &'a PackedMatrix,
+    x: &'a [f32],
+    cut: Cut,
+    blocks: usize,
+    block_len: usize,
+    /// Blocks of k in a chunk.
+    at_once: usize,
+}
+
+impl TilePacking<'_> {
+    /// Fills the chunk of that index.
+    pub(in crate::gemm) fn fill(&self, index: usize, chunk: &mut [Tile]) {
+        per_isa!(@call pack_rows (self, index * self.at_once, chunk));
     }
 }
 
@@ -233,45 +262,45 @@ pub(super) fn copy_lines(lines: &[Words], tiles: &mut [Tile]) {
     rest.fill(Words::default());
 }
 
-/// Writes up to 16 rows of x into their tiles; for integers, scales and zeros of each block of k
-/// into `scales`.
+/// Writes up to 16 rows over blocks of k into their tiles, from the `first` of all blocks on.
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi")]
-fn pack_rows(
-    weights: &PackedMatrix,
-    cut: Cut,
-    x: &[f32],
-    tiles: &mut [Tile],
-    scales: &mut [Words],
-) {
-    let k = weights.k();
-    let Some(integers) = weights.integers() else {
-        return split_numbers(x, k, tiles);
-    };
+fn pack_rows(packing: &TilePacking<'_>, first: usize, tiles: &mut [Tile]) {
+    let TilePacking { weights, cut, .. } = packing;
+    let width = weights.k();
+    let rows = packing.x.chunks_exact(width);
+    let rows = rows
+        .skip(first / packing.blocks * TILE_ROWS)
+        .take(TILE_ROWS);
     let mut words = [0; integers::WORDS];
     let mut smoothed = [0.0; K_BLOCK];
-    for (row, numbers) in x.chunks_exact(k).enumerate() {
-        let blocks = k_blocks(k).zip(tiles.chunks_mut(cut.tiles(K_BLOCK)));
-        for ((k, tiles), scales) in blocks.zip(scales.chunks_exact_mut(ROW_HEAD)) {
+    for (row, x) in rows.enumerate() {
+        let blocks = first % packing.blocks..;
+        for (block, tiles) in blocks.zip(tiles.chunks_exact_mut(packing.block_len)) {
+            let k = block * K_BLOCK..width.min((block + 1) * K_BLOCK);
+            let (tiles, head) = tiles.split_at_mut(cut.tiles(K_BLOCK));
+            let tiles = &mut tiles[..cut.tiles(k.len())];
+            let Some(integers) = weights.integers() else {
+                split_numbers(&x[k], row, tiles);
+                continue;
+            };
             let words = &mut words[..integers.words(k.len())];
-            let numbers = smooth(weights, numbers, k, &mut smoothed);
-            let scale = avx2::pack_row(integers, numbers, words);
-            scales[0].0[row] = scale.scale.to_bits();
-            scales[1].0[row] = scale.zero.cast_unsigned();
+            let numbers = smooth(weights, x, k, &mut smoothed);
+            let RowScale { scale, zero, .. } = avx2::pack_row(integers, numbers, words);
+            head[0][0].0[row] = scale.to_bits();
+            head[0][1].0[row] = zero.cast_unsigned();
             place_words(integers, words, row, tiles);
         }
     }
 }
 
-/// Writes up to 16 rows of `k` numbers as tiles: for each 32 steps of k the three parts.
+/// Writes numbers of a row into row `row` of their tiles: for each 32 of them the three parts.
 #[target_feature(enable = "avx512f,avx512bw")]
-fn split_numbers(x: &[f32], k: usize, tiles: &mut [Tile]) {
-    for (row, numbers) in x.chunks_exact(k).enumerate() {
-        let steps = numbers.chunks(Cut::BF16.numbers);
-        for (numbers, [low, middle, high]) in steps.zip(tiles.as_chunks_mut::<3>().0) {
-            let mut halves = load_numbers(numbers);
-            for part in [high, middle, low] {
-                store_words(&mut part[row], take_upper_halves(&mut halves));
-            }
+fn split_numbers(numbers: &[f32], row: usize, tiles: &mut [Tile]) {
+    let steps = numbers.chunks(Cut::BF16.numbers);
+    for (numbers, [low, middle, high]) in steps.zip(tiles.as_chunks_mut::<3>().0) {
+        let mut halves = load_numbers(numbers);
+        for part in [high, middle, low] {
+            store_words(&mut part[row], take_upper_halves(&mut halves));
         }
     }
 }
