@@ -38,6 +38,14 @@ pub(crate) fn store_words(line: &mut Words, words: __m512i) {
     unsafe { _mm512_storeu_si512(line.0.as_mut_ptr().cast(), words) }
 }
 
+/// Writes 4 words.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(crate) fn store_four_words(words: &mut [u32; 4], lanes: __m128i) {
+    // SAFETY: the array is 16 writable bytes and the store needs no alignment.
+    unsafe { _mm_storeu_si128(words.as_mut_ptr().cast(), lanes) }
+}
+
 /// Reads up to 16 numbers; the other lanes are 0.
 ///
 /// # Panics

@@ -3,15 +3,16 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::integers::HEAD;
+use super::integers::{HEAD, Integers, RowScale};
 use super::walk::{Place, Steps, walk};
 use super::{Block, Finish, Lines, avx2};
-use crate::avx2::prefetch;
+use crate::avx2::{prefetch, store_words};
 use crate::avx512::{
-    load_bf16_line, load_line, load_partial, load_words, store_line, store_partial,
+    load_bf16_line, load_line, load_partial, load_words, store_four_words, store_line,
+    store_partial,
 };
 use crate::gelu::avx512::gelu;
-use crate::tile::{F32x16, Words};
+use crate::tile::{F32x16, ROWS, Words};
 
 /// See [`super::portable::multiply`]. Unless `is_wide`, products in f32 are those of AVX2: the same
 /// bits, sooner.
@@ -125,6 +126,49 @@ pub(super) fn add_integers(
     store_line(line, _mm512_fmadd_ps(scaled, x.scale, start));
 }
 
+/// See [`Integers::pack_row`]: the same bits.
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq")]
+pub(super) fn pack_row(integers: Integers, numbers: &[f32], words: &mut [u32]) -> RowScale {
+    // Whole groups of 32 numbers: every block of k but an odd last one.
+    let (groups, []) = numbers.as_chunks::<32>() else {
+        return integers.pack_row(numbers, words);
+    };
+    let chunks = groups.as_flattened().as_chunks::<16>().0;
+    let lanes = || chunks.iter().map(|chunk| load_partial(chunk));
+    let (mut least, mut largest) = (_mm512_setzero_ps(), _mm512_setzero_ps());
+    // Magnitudes are ordered as their bits are, with infinity and NaN above all numbers.
+    let mut magnitude = _mm512_setzero_si512();
+    for lanes in lanes() {
+        least = _mm512_min_ps(lanes, least);
+        largest = _mm512_max_ps(lanes, largest);
+        magnitude = _mm512_max_epu32(magnitude, _mm512_castps_si512(_mm512_abs_ps(lanes)));
+    }
+    let is_finite = f32::from_bits(_mm512_reduce_max_epu32(magnitude)).is_finite();
+    let (least, largest) = (_mm512_reduce_min_ps(least), _mm512_reduce_max_ps(largest));
+    let scale = integers.row_scale(least, largest, is_finite);
+    if !is_finite {
+        words.fill(0);
+        return scale;
+    }
+    let inverse = _mm512_set1_ps(scale.inverse);
+    let zero = _mm512_set1_epi32(scale.zero);
+    let rounded = lanes()
+        .map(|lanes| _mm512_add_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(lanes, inverse)), zero));
+    match integers {
+        Integers::Bits16 => {
+            for (words, rounded) in words.as_chunks_mut().0.iter_mut().zip(rounded) {
+                store_words(words, _mm512_cvtepi32_epi16(rounded));
+            }
+        }
+        Integers::Bits8 => {
+            for (words, rounded) in words.as_chunks_mut().0.iter_mut().zip(rounded) {
+                store_four_words(words, _mm512_cvtepi32_epi8(rounded));
+            }
+        }
+    }
+    scale
+}
+
 /// See [`super::portable::finish`]; the bits of AVX2.
 #[target_feature(enable = "avx512f,avx512dq")]
 pub(super) fn finish(finish: &Finish<'_>, rows: Range<usize>, panel: usize, sums: &[F32x16]) {
@@ -132,9 +176,23 @@ pub(super) fn finish(finish: &Finish<'_>, rows: Range<usize>, panel: usize, sums
     let is_gelu = finish.is_gelu();
     finish.each_row(rows, panel, sums, |row| {
         let mut sums = _mm512_add_ps(load_line(row.sums), bias);
-        for (side, lora_b) in row.side.iter().zip(row.lora_b) {
+        let mut add_rank = |side: &[u32; ROWS], lora_b| {
             let side = _mm512_set1_ps(f32::from_bits(side[row.lane]));
             sums = _mm512_fmadd_ps(side, load_line(lora_b), sums);
+        };
+        match (row.side, row.lora_b) {
+            // The rank of the model: without a loop.
+            ([s0, s1, s2, s3, ..], [b0, b1, b2, b3]) => {
+                add_rank(s0, b0);
+                add_rank(s1, b1);
+                add_rank(s2, b2);
+                add_rank(s3, b3);
+            }
+            (side, lora_b) => {
+                side.iter()
+                    .zip(lora_b)
+                    .for_each(|(side, lora_b)| add_rank(side, lora_b));
+            }
         }
         if is_gelu {
             sums = gelu(sums);

@@ -377,26 +377,36 @@ impl Finish<'_> {
             epilogue,
             ..
         } = self.product;
+        let n = weights.n();
         let columns = weights.columns(panel);
         let first = segments.partition_point(|segment| segment.rows.end <= rows.start);
         for segment in &segments[first..] {
             let lora_b = segment.lora.map_or(&[][..], |lora| lora.panel(panel));
-            for row in segment.rows.start.max(rows.start)..segment.rows.end.min(rows.end) {
-                let out = row * weights.n() + columns.start..row * weights.n() + columns.end;
-                end(RowEnd {
-                    sums: &sums[row - rows.start],
-                    side: self.rows.side(row / ROWS),
-                    lane: row % ROWS,
-                    lora_b,
-                    residual: match epilogue {
-                        Epilogue::BiasResidual(residual) => &residual[out.clone()],
-                        Epilogue::Bias | Epilogue::BiasGelu => &[],
-                    },
-                    #[expect(unsafe_code, reason = "tasks write disjoint parts of the output")]
-                    // SAFETY: the tasks of a plan share no row of a panel, and the part dies
-                    // before the next row.
-                    out: unsafe { self.out.range(out) },
-                });
+            let mut row = segment.rows.start.max(rows.start);
+            let last = segment.rows.end.min(rows.end);
+            while row < last {
+                let side = self.rows.side(row / ROWS);
+                let of_panel = row..last.min(row / ROWS * ROWS + ROWS);
+                let sums = &sums[of_panel.start - rows.start..of_panel.end - rows.start];
+                let mut out = row * n + columns.start..row * n + columns.end;
+                for (lane, sums) in (row % ROWS..ROWS).zip(sums) {
+                    end(RowEnd {
+                        sums,
+                        side,
+                        lane,
+                        lora_b,
+                        residual: match epilogue {
+                            Epilogue::BiasResidual(residual) => &residual[out.clone()],
+                            Epilogue::Bias | Epilogue::BiasGelu => &[],
+                        },
+                        #[expect(unsafe_code, reason = "tasks write disjoint parts of the output")]
+                        // SAFETY: the tasks of a plan share no row of a panel, and the part dies
+                        // before the next row.
+                        out: unsafe { self.out.range(out.clone()) },
+                    });
+                    out = out.start + n..out.end + n;
+                }
+                row = of_panel.end;
             }
             if segment.rows.end >= rows.end {
                 break;

@@ -172,6 +172,7 @@ fn interleave_integers(
                 cpu.isa(),
                 portable => integers.pack_row(numbers, words),
                 avx2 => super::avx2::pack_row(integers, numbers, words),
+                avx512 => super::avx512::pack_row(integers, numbers, words),
                 neon => super::neon::pack_row(integers, numbers, words),
             );
             scales[0][lane] = scale.to_bits();

@@ -7,7 +7,7 @@ use crate::amx::{TILE_ROWS, Tile};
 use crate::avx512::{load_bf16_pair, load_numbers, load_words, store_words, upper_halves};
 use crate::gemm::integers::{self, Integers, ROW_HEAD, RowScale};
 use crate::gemm::rows::smooth;
-use crate::gemm::{Format, K_BLOCK, PackedMatrix, avx2};
+use crate::gemm::{Format, K_BLOCK, PackedMatrix, avx512};
 use crate::isa::per_isa;
 use crate::threads::Chunks;
 use crate::tile::{Bf16x16, COLUMNS, Words};
@@ -285,7 +285,7 @@ fn pack_rows(packing: &TilePacking<'_>, first: usize, tiles: &mut [Tile]) {
             };
             let words = &mut words[..integers.words(k.len())];
             let numbers = smooth(weights, x, k, &mut smoothed);
-            let RowScale { scale, zero, .. } = avx2::pack_row(integers, numbers, words);
+            let RowScale { scale, zero, .. } = avx512::pack_row(integers, numbers, words);
             head[0][0].0[row] = scale.to_bits();
             head[0][1].0[row] = zero.cast_unsigned();
             place_words(integers, words, row, tiles);
