@@ -98,7 +98,8 @@ def is_ours(name):
 
 def command(name, args, threads):
     if is_ours(name):
-        return [args.quintet, "--model", args.work_dir, "--precision", name.removeprefix("quintet-"), "--threads", threads]
+        return [args.quintet, "--model", args.work_dir, "--precision", name.removeprefix("quintet-"), "--threads", threads,
+                "--packed", args.peers_dir / f"{name}.pack"]
     if name in peer_llama_cpp.SETTINGS:
         return peer_llama_cpp.command(name, protocol.Folders(args.work_dir, args.peers_dir), args.llama_driver, threads)
     return [sys.executable, PYTHON_PEERS[name], "--setting", name, "--checkpoint", args.work_dir, "--peers-dir", args.peers_dir,
@@ -112,6 +113,8 @@ def prepare(names, args):
     checkpoint.ensure(args.work_dir, outliers=args.outliers)
     for name in names:
         if is_ours(name):
+            # Packs the weights, unless that is done.
+            subprocess.run(list(map(str, command(name, args, os.cpu_count()))), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True)
             continue
         file = PYTHON_PEERS.get(name, peer_llama_cpp.__file__)
         extra = [] if name in PYTHON_PEERS else ["--driver", args.llama_driver]
@@ -126,8 +129,11 @@ def read_ahead(name, args):
     folders = {"transformers": "merged", "transformers-bf16": "merged", "transformers-adapters": "adapters", "onnxruntime": "onnx",
                "onnxruntime-int8": "onnx-int8", "onnxruntime-int8-8bit": "onnx-int8-8bit", "openvino-bf16": "openvino",
                "llama.cpp": "gguf", "llama.cpp-q8_0": "gguf-q8_0"}
-    folder = args.work_dir if is_ours(name) else args.peers_dir / folders.get(name, name)
-    for path in folder.iterdir():
+    if is_ours(name):
+        paths = [*args.work_dir.iterdir(), args.peers_dir / f"{name}.pack"]
+    else:
+        paths = (args.peers_dir / folders.get(name, name)).iterdir()
+    for path in paths:
         if path.is_file():
             with path.open("rb", buffering=0) as file:
                 while file.read(1 << 24):

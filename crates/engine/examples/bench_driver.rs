@@ -3,16 +3,19 @@
 //!
 //! ```text
 //! cargo run --release -p quintet-engine --example bench_driver -- \
-//!     --model DIR --precision exact --threads 2
+//!     --model DIR --precision exact --threads 2 --packed FILE
 //! ```
+//!
+//! Packed weights are kept in FILE, as `quintet` keeps them in its cache.
 
 use std::error::Error;
 use std::io::{BufRead, Write};
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::time::Instant;
 
 use quintet_engine::{
-    Checkpoint, Content, EmbedOptions, Embedder, Input, LoadOptions, Precision, Task,
+    Checkpoint, Content, EmbedOptions, Embedder, Input, LoadError, LoadOptions, Precision, Task,
 };
 use serde::{Deserialize, Serialize};
 
@@ -43,13 +46,30 @@ struct Answer {
 fn main() -> Result<(), Box<dyn Error>> {
     let model = flag("--model")?;
     let precision_name = flag("--precision")?;
-    let options = LoadOptions {
-        threads: flag("--threads")?.parse::<NonZeroUsize>()?,
-        precision: precision_name.parse::<Precision>()?,
-        ..LoadOptions::default()
-    };
+    let precision = precision_name.parse::<Precision>()?;
+    let threads = flag("--threads")?.parse::<NonZeroUsize>()?;
+    let packed = flag("--packed")?;
+    let packed = Path::new(&packed);
     let start = Instant::now();
-    let embedder = Embedder::load(&Checkpoint::open(model.as_ref())?, &options)?;
+    let checkpoint = Checkpoint::open(model.as_ref())?;
+    let load = |packed| {
+        let options = LoadOptions {
+            threads,
+            precision,
+            packed,
+            ..LoadOptions::default()
+        };
+        Embedder::load(&checkpoint, &options)
+    };
+    let embedder = match load(Some(packed)) {
+        // Missing or out of date.
+        Err(LoadError::PackFile(_)) => {
+            let embedder = load(None)?;
+            embedder.write_packed(&checkpoint, packed)?;
+            embedder
+        }
+        loaded => loaded?,
+    };
     let isa = embedder.cpu().isa();
     say(&Ready {
         versions: format!("quintet {}", env!("CARGO_PKG_VERSION")),
