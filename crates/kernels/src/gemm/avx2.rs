@@ -264,17 +264,24 @@ fn store_columns(columns: &mut [f32], lanes: Pair) {
 /// See [`super::portable::side_products`]. Four products at once hide the latency; each has one
 /// order of its own.
 #[target_feature(enable = "avx2,fma")]
-pub(super) fn side_products(x: &[f32], lora_a: &[f32], lane: usize, side: &mut [[u32; ROWS]]) {
-    let k = x.len();
-    for (side, lora_a) in side.chunks_mut(4).zip(lora_a.chunks(4 * k)) {
-        if lora_a.len() == 4 * k {
-            for (side, product) in side.iter_mut().zip(dots::<4>(x, lora_a)) {
-                side[lane] = product.to_bits();
-            }
-        } else {
-            for (side, lora_a) in side.iter_mut().zip(lora_a.chunks_exact(k)) {
-                let [product] = dots::<1>(x, lora_a);
-                side[lane] = product.to_bits();
+pub(super) fn side_products(
+    x: &[f32],
+    k: usize,
+    lora_a: &[f32],
+    lane: usize,
+    side: &mut [[u32; ROWS]],
+) {
+    for (lane, x) in (lane..).zip(x.chunks_exact(k)) {
+        for (side, lora_a) in side.chunks_mut(4).zip(lora_a.chunks(4 * k)) {
+            if lora_a.len() == 4 * k {
+                for (side, product) in side.iter_mut().zip(dots::<4>(x, lora_a)) {
+                    side[lane] = product.to_bits();
+                }
+            } else {
+                for (side, lora_a) in side.iter_mut().zip(lora_a.chunks_exact(k)) {
+                    let [product] = dots::<1>(x, lora_a);
+                    side[lane] = product.to_bits();
+                }
             }
         }
     }

@@ -6,13 +6,13 @@ use std::ops::Range;
 use super::integers::{HEAD, Integers, RowScale};
 use super::walk::{Place, Steps, walk};
 use super::{Block, Finish, Lines, avx2};
-use crate::avx2::{prefetch, store_words};
+use crate::avx2::{prefetch, store_words, sum};
 use crate::avx512::{
     load_bf16_line, load_line, load_partial, load_words, store_four_words, store_line,
     store_partial,
 };
 use crate::gelu::avx512::gelu;
-use crate::tile::{F32x16, ROWS, Words};
+use crate::tile::{COLUMNS, F32x16, ROWS, Words};
 
 /// See [`super::portable::multiply`]. Unless `is_wide`, products in f32 are those of AVX2: the same
 /// bits, sooner.
@@ -202,4 +202,73 @@ pub(super) fn finish(finish: &Finish<'_>, rows: Range<usize>, panel: usize, sums
         }
         store_partial(row.out, sums);
     });
+}
+
+/// See [`super::portable::side_products`]; the bits of AVX2. Two rows by four at once hide the latency.
+#[target_feature(enable = "avx2,fma,avx512f,avx512dq")]
+pub(super) fn side_products(
+    x: &[f32],
+    k: usize,
+    lora_a: &[f32],
+    lane: usize,
+    side: &mut [[u32; ROWS]],
+) {
+    for (lane, x) in (lane..).step_by(2).zip(x.chunks(2 * k)) {
+        for (side, lora_a) in side.chunks_mut(4).zip(lora_a.chunks(4 * k)) {
+            match (x.len() / k, lora_a.len() / k) {
+                (2, 4) => put(dots::<2, 4>(x, lora_a, k), lane, side),
+                (1, 4) => put(dots::<1, 4>(x, lora_a, k), lane, side),
+                _ => {
+                    for (lane, x) in (lane..).zip(x.chunks_exact(k)) {
+                        for (side, lora_a) in side.chunks_mut(1).zip(lora_a.chunks_exact(k)) {
+                            put(dots::<1, 1>(x, lora_a, k), lane, side);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Writes the products of rows from lane `lane` on.
+fn put<const R: usize, const N: usize>(
+    products: [[f32; N]; R],
+    lane: usize,
+    side: &mut [[u32; ROWS]],
+) {
+    for (lane, products) in (lane..).zip(products) {
+        for (side, product) in side.iter_mut().zip(products) {
+            side[lane] = product.to_bits();
+        }
+    }
+}
+
+/// The products of `R` rows of `k` numbers with `N` rows, each in 16 partial sums by position.
+#[inline]
+#[target_feature(enable = "avx2,fma,avx512f,avx512dq")]
+fn dots<const R: usize, const N: usize>(x: &[f32], rows: &[f32], k: usize) -> [[f32; N]; R] {
+    let x: [_; R] = std::array::from_fn(|row| &x[row * k..][..k]);
+    let rows: [_; N] = std::array::from_fn(|row| &rows[row * k..][..k]);
+    let mut sums = [[_mm512_setzero_ps(); N]; R];
+    for start in (0..k).step_by(COLUMNS) {
+        let lanes = start..k.min(start + COLUMNS);
+        let rows = rows.map(|row| load_partial(&row[lanes.clone()]));
+        for (x, sums) in x.iter().zip(&mut sums) {
+            let x = load_partial(&x[lanes.clone()]);
+            for (row, sums) in rows.iter().zip(sums) {
+                *sums = _mm512_fmadd_ps(x, *row, *sums);
+            }
+        }
+    }
+    sums.map(|sums| sums.map(|lanes| sum(halves_added(lanes))))
+}
+
+/// The lower half plus the upper one.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq")]
+fn halves_added(lanes: __m512) -> __m256 {
+    _mm256_add_ps(
+        _mm512_castps512_ps256(lanes),
+        _mm512_extractf32x8_ps::<1>(lanes),
+    )
 }

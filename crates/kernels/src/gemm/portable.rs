@@ -144,9 +144,17 @@ fn add(sums: &mut [f32], numbers: &[f32], factor: f32) {
     }
 }
 
-/// `side[j][lane] = x · lora_a[j]` for each row j of `lora_a` [rank, k].
-pub(super) fn side_products(x: &[f32], lora_a: &[f32], lane: usize, side: &mut [[u32; ROWS]]) {
-    for (side, lora_a) in side.iter_mut().zip(lora_a.chunks_exact(x.len())) {
-        side[lane] = crate::attention::dot(x, lora_a).to_bits();
+/// `side[j][lane + i] = x[i] · lora_a[j]` for rows of `k` numbers.
+pub(super) fn side_products(
+    x: &[f32],
+    k: usize,
+    lora_a: &[f32],
+    lane: usize,
+    side: &mut [[u32; ROWS]],
+) {
+    for (lane, x) in (lane..).zip(x.chunks_exact(k)) {
+        for (side, lora_a) in side.iter_mut().zip(lora_a.chunks_exact(k)) {
+            side[lane] = crate::attention::dot(x, lora_a).to_bits();
+        }
     }
 }

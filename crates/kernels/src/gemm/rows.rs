@@ -206,7 +206,7 @@ pub(super) fn smooth<'a>(
     smoothed
 }
 
-/// The side products of some rows, each with the adapter of its segment.
+/// The side products of the rows of a panel, each with the adapter of its segment.
 fn side_products(
     cpu: &Cpu,
     rows: Range<usize>,
@@ -215,15 +215,24 @@ fn side_products(
     side: &mut [[u32; ROWS]],
 ) {
     let k = x.len() / rows.len();
-    for ((lane, row), x) in rows.enumerate().zip(x.chunks_exact(k)) {
-        let segment = segments.partition_point(|segment| segment.rows.end <= row);
-        if let Some(lora) = segments[segment].lora {
-            per_isa!(
-                cpu.isa(),
-                portable => super::portable::side_products(x, lora.lora_a(), lane, side),
-                avx2 => super::avx2::side_products(x, lora.lora_a(), lane, side),
-                neon => super::neon::side_products(x, lora.lora_a(), lane, side),
-            );
+    let first = segments.partition_point(|segment| segment.rows.end <= rows.start);
+    for segment in &segments[first..] {
+        if segment.rows.start >= rows.end {
+            break;
         }
+        let lanes = segment.rows.start.max(rows.start) - rows.start
+            ..segment.rows.end.min(rows.end) - rows.start;
+        let Some(lora) = segment.lora else {
+            continue;
+        };
+        let x = &x[lanes.start * k..lanes.end * k];
+        let (lora_a, lane) = (lora.lora_a(), lanes.start);
+        per_isa!(
+            cpu.isa(),
+            portable => super::portable::side_products(x, k, lora_a, lane, side),
+            avx2 => super::avx2::side_products(x, k, lora_a, lane, side),
+            avx512 => super::avx512::side_products(x, k, lora_a, lane, side),
+            neon => super::neon::side_products(x, k, lora_a, lane, side),
+        );
     }
 }
