@@ -1,8 +1,10 @@
 //! The façade and the main flow: text -> token ids -> packed batches -> encoder -> embeddings.
 
 use std::num::NonZeroUsize;
+use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 
 use quintet_kernels::gemm::PackedMatrix;
 use quintet_kernels::{Cpu, Isa};
@@ -85,21 +87,18 @@ impl Embedder {
     pub fn load(checkpoint: &Checkpoint, options: &LoadOptions<'_>) -> Result<Self, LoadError> {
         let cpu = Arc::new(Cpu::new(options.isa, options.threads));
         let config = checkpoint.config.clone();
-        let tokenizer = Tokenizer::open(&checkpoint.tokenizer, config.vocab_size)?;
-        let open = |path| PackFile::open(path, checkpoint, options.precision, &cpu);
-        let packed = options.packed.map(open).transpose()?;
-        let weights = Arc::new(Weights::load(
-            checkpoint,
-            &options.adapters,
-            &Precisions {
-                most: options.precision,
-                balanced: options.balanced,
-                rounded: options.rounded.map_or(&[][..], |rounded| &rounded.0),
-            },
-            packed,
-            &cpu,
-            options.progress,
-        )?);
+        // Each is about half of a start from packed weights.
+        let (tokenizer, weights) = thread::scope(|scope| {
+            let tokenizer =
+                scope.spawn(|| Tokenizer::open(&checkpoint.tokenizer, config.vocab_size));
+            let weights = load_weights(checkpoint, options, &cpu);
+            let tokenizer = tokenizer.join();
+            (
+                tokenizer.unwrap_or_else(|panic| resume_unwind(panic)),
+                weights,
+            )
+        });
+        let (tokenizer, weights) = (tokenizer?, Arc::new(weights?));
         let encoder = CpuEncoder::new(Arc::clone(&cpu), config.clone(), Arc::clone(&weights));
         let token_budget = options.token_budget.max(1);
         Ok(Self {
@@ -502,6 +501,30 @@ pub struct EmbeddedDocument {
     pub embedding: Vec<f32>,
     /// One vector per chunk, `None` for a chunk that lies behind the cut.
     pub chunks: Vec<Option<Vec<f32>>>,
+}
+
+/// The weights of a checkpoint, from the packed ones if they are named.
+fn load_weights(
+    checkpoint: &Checkpoint,
+    options: &LoadOptions<'_>,
+    cpu: &Cpu,
+) -> Result<Weights, LoadError> {
+    let open = |path| PackFile::open(path, checkpoint, options.precision, cpu);
+    let packed = options.packed.map(open).transpose()?;
+    let precisions = Precisions {
+        most: options.precision,
+        balanced: options.balanced,
+        rounded: options.rounded.map_or(&[][..], |rounded| &rounded.0),
+    };
+    let (adapters, progress) = (&options.adapters, options.progress);
+    Ok(Weights::load(
+        checkpoint,
+        adapters,
+        &precisions,
+        packed,
+        cpu,
+        progress,
+    )?)
 }
 
 /// Sum over `tokens` rows to their mean.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use base64::Engine as _;
+use tokenizers::{Model as _, ModelWrapper};
 
 use crate::weights::{GgufTokenizer, TokenizerSource};
 
@@ -155,7 +156,13 @@ impl Tokenizer {
     }
 
     fn highest_id(&self) -> usize {
-        self.inner.get_vocab(true).into_values().max().unwrap_or(0) as usize
+        let added = self.inner.get_added_tokens_decoder().into_keys().max();
+        let of_model = match self.inner.get_model() {
+            // Its ids are places in a list; a copy of the vocabulary would be a tenth of a start.
+            ModelWrapper::Unigram(model) => model.get_vocab_size().saturating_sub(1) as u32,
+            _ => self.inner.get_vocab(false).into_values().max().unwrap_or(0),
+        };
+        of_model.max(added.unwrap_or(0)) as usize
     }
 
     /// The piece that an id stands for.

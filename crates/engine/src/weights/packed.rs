@@ -69,7 +69,8 @@ impl Weights {
     }
 
     /// Reads every tensor once: shape, dtype and finiteness are checked, matrices packed, and their
-    /// file pages given back. Matrices that lie `packed` in a file are taken from there; `custom` adapters come behind the checkpoint's own.
+    /// file pages given back. Matrices that lie `packed` in a file are taken from there, and the word
+    /// table is not read again; `custom` adapters come behind the checkpoint's own.
     /// `progress` hears how many of how many steps are done.
     pub(crate) fn load(
         checkpoint: &Checkpoint,
@@ -223,7 +224,11 @@ impl<'a> WeightReader<'a> {
 
     fn table(&self, part: Part) -> Result<Table, CheckpointError> {
         let tensor = self.unchecked_weight(part)?.remove(0);
-        tensor.check_finite_and_release(self.cpu)?;
+        // Packed weights were made after all of the same checkpoint had been checked. Reading the
+        // largest of its tensors again would be half of a start.
+        if self.packed.is_none() {
+            tensor.check_finite_and_release(self.cpu)?;
+        }
         tensor.to_table()
     }
 
