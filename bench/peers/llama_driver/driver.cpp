@@ -139,7 +139,7 @@ int main(int argc, char ** argv) {
         return (int) llama_model_quantize(argv[2], argv[3], &params);
     }
     Peer peer;
-    std::string model, flash = "auto";
+    std::string model, flash = "auto", repacked = "on";
     std::vector<std::string> loras;
     for (int i = 1; i + 1 < argc; i += 2) {
         const std::string flag = argv[i], value = argv[i + 1];
@@ -147,11 +147,13 @@ int main(int argc, char ** argv) {
         else if (flag == "--threads") peer.threads = std::stoi(value);
         else if (flag == "--lora") loras.push_back(value);
         else if (flag == "--flash") flash = value;
+        else if (flag == "--repacked") repacked = value;
         else throw std::runtime_error("unknown flag " + flag);
     }
     peer.flash = flash == "on" ? LLAMA_FLASH_ATTN_TYPE_ENABLED
                : flash == "off" ? LLAMA_FLASH_ATTN_TYPE_DISABLED : LLAMA_FLASH_ATTN_TYPE_AUTO;
     llama_model_params params = llama_model_default_params();
+    params.use_extra_bufts = repacked == "on";
     peer.model = llama_model_load_from_file(model.c_str(), params);
     if (!peer.model) throw std::runtime_error("cannot load " + model);
     for (const auto & lora : loras) {
