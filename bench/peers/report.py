@@ -151,8 +151,8 @@ def resources(runs):
         rows.append([name, *(f"{s:.2f}" if s else "" for s in first), f"{max(rss for _, _, rss in of_peer) / 1e9:.2f}",
                      *(f"{max(memory[name][k]) / 1e9:.2f}" if k in memory.get(name, {}) else "" for k in kinds)])
     labels = {"short": "up to 1024 tokens", "mixed": "mixed lengths"}
-    return ["## Memory and start", "", "Seconds from the start of the process to its first vector (16 tokens), files in the page cache, no "
-            "tokenizer loaded by anyone; peak resident memory in GB until then and while workloads ran.", "",
+    return ["## Memory and start", "", "Seconds from the start of the process to its first vector (16 tokens), files in the page cache; Quintet "
+            "with its tokenizer and packed weights, the others without a tokenizer; peak resident memory in GB until then and while workloads ran.", "",
             *table(["program", *(f"start, {n} thread{'s' if n > 1 else ''}" for n in threads), "GB at start",
                     *(f"GB, {labels.get(k, k)}" for k in kinds)], rows)]
 

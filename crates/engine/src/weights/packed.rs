@@ -224,8 +224,8 @@ impl<'a> WeightReader<'a> {
 
     fn table(&self, part: Part) -> Result<Table, CheckpointError> {
         let tensor = self.unchecked_weight(part)?.remove(0);
-        // Packed weights were made after all of the same checkpoint had been checked. Reading the
-        // largest of its tensors again would be half of a start.
+        // Packed weights were made after the same checkpoint had been checked, and reading its largest
+        // tensor again would double what a start takes from a cold disk.
         if self.packed.is_none() {
             tensor.check_finite_and_release(self.cpu)?;
         }
