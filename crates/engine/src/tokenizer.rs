@@ -160,7 +160,9 @@ impl Tokenizer {
         let of_model = match self.inner.get_model() {
             // Its ids are places in a list; a copy of the vocabulary would be a tenth of a start.
             ModelWrapper::Unigram(model) => model.get_vocab_size().saturating_sub(1) as u32,
-            _ => self.inner.get_vocab(false).into_values().max().unwrap_or(0),
+            ModelWrapper::BPE(_) | ModelWrapper::WordPiece(_) | ModelWrapper::WordLevel(_) => {
+                self.inner.get_vocab(false).into_values().max().unwrap_or(0)
+            }
         };
         of_model.max(added.unwrap_or(0)) as usize
     }
