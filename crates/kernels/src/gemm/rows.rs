@@ -10,6 +10,7 @@ use crate::Cpu;
 #[cfg(target_arch = "x86_64")]
 use crate::amx::{TILE_ROWS, Tile};
 use crate::isa::per_isa;
+#[cfg(target_arch = "x86_64")]
 use crate::threads::Chunks;
 use crate::tile::ROWS;
 
