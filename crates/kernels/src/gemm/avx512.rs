@@ -4,6 +4,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::integers::{HEAD, Integers, RowScale};
+use super::rows::SideRows;
 use super::walk::{Place, Steps, walk};
 use super::{Block, Finish, Lines, avx2};
 use crate::avx2::{prefetch, store_words, sum};
@@ -204,43 +205,12 @@ pub(super) fn finish(finish: &Finish<'_>, rows: Range<usize>, panel: usize, sums
     });
 }
 
-/// See [`super::portable::side_products`]; the bits of AVX2. Two rows by four at once hide the latency.
+/// See [`super::portable::side_products`]; the bits of AVX2.
 #[target_feature(enable = "avx2,fma,avx512f,avx512dq")]
-pub(super) fn side_products(
-    x: &[f32],
-    k: usize,
-    lora_a: &[f32],
-    lane: usize,
-    side: &mut [[u32; ROWS]],
-) {
-    for (lane, x) in (lane..).step_by(2).zip(x.chunks(2 * k)) {
-        for (side, lora_a) in side.chunks_mut(4).zip(lora_a.chunks(4 * k)) {
-            match (x.len() / k, lora_a.len() / k) {
-                (2, 4) => put(dots::<2, 4>(x, lora_a, k), lane, side),
-                (1, 4) => put(dots::<1, 4>(x, lora_a, k), lane, side),
-                _ => {
-                    for (lane, x) in (lane..).zip(x.chunks_exact(k)) {
-                        for (side, lora_a) in side.chunks_mut(1).zip(lora_a.chunks_exact(k)) {
-                            put(dots::<1, 1>(x, lora_a, k), lane, side);
-                        }
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Writes the products of rows from lane `lane` on.
-fn put<const R: usize, const N: usize>(
-    products: [[f32; N]; R],
-    lane: usize,
-    side: &mut [[u32; ROWS]],
-) {
-    for (lane, products) in (lane..).zip(products) {
-        for (side, product) in side.iter_mut().zip(products) {
-            side[lane] = product.to_bits();
-        }
-    }
+pub(super) fn side_products(rows: &SideRows<'_>, side: &mut [[u32; ROWS]]) {
+    let k = rows.k;
+    let one = |x: &[f32], lora_a: &[f32]| dots::<1, 1>(x, lora_a, k)[0][0];
+    rows.multiply(side, |x, lora_a| dots::<2, 4>(x, lora_a, k), one);
 }
 
 /// The products of `R` rows of `k` numbers with `N` rows, each in 16 partial sums by position.

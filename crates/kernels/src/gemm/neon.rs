@@ -16,6 +16,7 @@ use std::arch::{asm, is_aarch64_feature_detected};
 use std::ops::Range;
 
 use super::integers::{HEAD, Integers, RowScale};
+use super::rows::SideRows;
 use super::walk::{Place, Steps, walk};
 use super::{Block, Finish, Lines};
 use crate::gelu::neon::gelu;
@@ -337,30 +338,11 @@ fn store_columns(columns: &mut [f32], lanes: Quad) {
     }
 }
 
-/// See [`super::portable::side_products`]. Four products at once hide the latency; each has one
-/// order of its own.
+/// See [`super::portable::side_products`].
 #[target_feature(enable = "neon")]
-pub(super) fn side_products(
-    x: &[f32],
-    k: usize,
-    lora_a: &[f32],
-    lane: usize,
-    side: &mut [[u32; ROWS]],
-) {
-    for (lane, x) in (lane..).zip(x.chunks_exact(k)) {
-        for (side, lora_a) in side.chunks_mut(4).zip(lora_a.chunks(4 * k)) {
-            if lora_a.len() == 4 * k {
-                for (side, product) in side.iter_mut().zip(dots::<4>(x, lora_a)) {
-                    side[lane] = product.to_bits();
-                }
-            } else {
-                for (side, lora_a) in side.iter_mut().zip(lora_a.chunks_exact(k)) {
-                    let [product] = dots::<1>(x, lora_a);
-                    side[lane] = product.to_bits();
-                }
-            }
-        }
-    }
+pub(super) fn side_products(rows: &SideRows<'_>, side: &mut [[u32; ROWS]]) {
+    let one = |x: &[f32], lora_a: &[f32]| dots::<1>(x, lora_a)[0];
+    rows.multiply(side, |x, lora_a| [dots::<4>(x, lora_a)], one);
 }
 
 /// The products of `x` with `N` rows as long as it, each in 16 partial sums by position.

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::integers::HEAD;
+use super::rows::SideRows;
 use super::{Block, Finish, K_BLOCK, Lines};
 use crate::gelu::gelu_of;
 use crate::tile::{Bf16x16, COLUMNS, F32x16, ROWS, Words};
@@ -144,16 +145,10 @@ fn add(sums: &mut [f32], numbers: &[f32], factor: f32) {
     }
 }
 
-/// `side[j][lane + i] = x[i] · lora_a[j]` for rows of `k` numbers.
-pub(super) fn side_products(
-    x: &[f32],
-    k: usize,
-    lora_a: &[f32],
-    lane: usize,
-    side: &mut [[u32; ROWS]],
-) {
-    for (lane, x) in (lane..).zip(x.chunks_exact(k)) {
-        for (side, lora_a) in side.iter_mut().zip(lora_a.chunks_exact(k)) {
+/// `side[j][lane + i] = x[i] · lora_a[j]`.
+pub(super) fn side_products(rows: &SideRows<'_>, side: &mut [[u32; ROWS]]) {
+    for (lane, x) in (rows.lane..).zip(rows.x.chunks_exact(rows.k)) {
+        for (side, lora_a) in side.iter_mut().zip(rows.lora_a.chunks_exact(rows.k)) {
             side[lane] = crate::attention::dot(x, lora_a).to_bits();
         }
     }

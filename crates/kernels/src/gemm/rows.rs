@@ -207,6 +207,49 @@ pub(super) fn smooth<'a>(
     smoothed
 }
 
+/// Rows of a panel that meet one adapter.
+pub(super) struct SideRows<'a> {
+    /// [rows, k].
+    pub(super) x: &'a [f32],
+    pub(super) k: usize,
+    /// [rank, k].
+    pub(super) lora_a: &'a [f32],
+    /// That of the first row.
+    pub(super) lane: usize,
+}
+
+impl SideRows<'_> {
+    /// `side[j][lane + i] = x[i] · lora_a[j]`: `R` rows by four of `lora_a` at once, which hides the
+    /// latency, what is left over one by one. A product has one order of its own either way.
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    #[inline(always)]
+    pub(super) fn multiply<const R: usize>(
+        &self,
+        side: &mut [[u32; ROWS]],
+        by_four: impl Fn(&[f32], &[f32]) -> [[f32; 4]; R],
+        one: impl Fn(&[f32], &[f32]) -> f32,
+    ) {
+        let k = self.k;
+        for (lane, x) in (self.lane..).step_by(R).zip(self.x.chunks(R * k)) {
+            for (side, lora_a) in side.chunks_mut(4).zip(self.lora_a.chunks(4 * k)) {
+                if x.len() == R * k && lora_a.len() == 4 * k {
+                    for (lane, products) in (lane..).zip(by_four(x, lora_a)) {
+                        for (side, product) in side.iter_mut().zip(products) {
+                            side[lane] = product.to_bits();
+                        }
+                    }
+                } else {
+                    for (lane, x) in (lane..).zip(x.chunks_exact(k)) {
+                        for (side, lora_a) in side.iter_mut().zip(lora_a.chunks_exact(k)) {
+                            side[lane] = one(x, lora_a).to_bits();
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// The side products of the rows of a panel, each with the adapter of its segment.
 fn side_products(
     cpu: &Cpu,
@@ -226,14 +269,18 @@ fn side_products(
         let Some(lora) = segment.lora else {
             continue;
         };
-        let x = &x[lanes.start * k..lanes.end * k];
-        let (lora_a, lane) = (lora.lora_a(), lanes.start);
+        let rows = SideRows {
+            x: &x[lanes.start * k..lanes.end * k],
+            k,
+            lora_a: lora.lora_a(),
+            lane: lanes.start,
+        };
         per_isa!(
             cpu.isa(),
-            portable => super::portable::side_products(x, k, lora_a, lane, side),
-            avx2 => super::avx2::side_products(x, k, lora_a, lane, side),
-            avx512 => super::avx512::side_products(x, k, lora_a, lane, side),
-            neon => super::neon::side_products(x, k, lora_a, lane, side),
+            portable => super::portable::side_products(&rows, side),
+            avx2 => super::avx2::side_products(&rows, side),
+            avx512 => super::avx512::side_products(&rows, side),
+            neon => super::neon::side_products(&rows, side),
         );
     }
 }
