@@ -217,20 +217,28 @@ pub(super) fn side_products(rows: &SideRows<'_>, side: &mut [[u32; ROWS]]) {
 #[inline]
 #[target_feature(enable = "avx2,fma,avx512f,avx512dq")]
 fn dots<const R: usize, const N: usize>(x: &[f32], rows: &[f32], k: usize) -> [[f32; N]; R] {
-    let x: [_; R] = std::array::from_fn(|row| &x[row * k..][..k]);
-    let rows: [_; N] = std::array::from_fn(|row| &rows[row * k..][..k]);
+    // Loops instead of closures over arrays, which are not compiled for these registers.
     let mut sums = [[_mm512_setzero_ps(); N]; R];
     for start in (0..k).step_by(COLUMNS) {
-        let lanes = start..k.min(start + COLUMNS);
-        let rows = rows.map(|row| load_partial(&row[lanes.clone()]));
-        for (x, sums) in x.iter().zip(&mut sums) {
-            let x = load_partial(&x[lanes.clone()]);
-            for (row, sums) in rows.iter().zip(sums) {
-                *sums = _mm512_fmadd_ps(x, *row, *sums);
+        let end = k.min(start + COLUMNS);
+        let mut columns = [_mm512_setzero_ps(); N];
+        for (row, columns) in columns.iter_mut().enumerate() {
+            *columns = load_partial(&rows[row * k + start..row * k + end]);
+        }
+        for (row, sums) in sums.iter_mut().enumerate() {
+            let x = load_partial(&x[row * k + start..row * k + end]);
+            for (columns, sums) in columns.iter().zip(sums) {
+                *sums = _mm512_fmadd_ps(x, *columns, *sums);
             }
         }
     }
-    sums.map(|sums| sums.map(|lanes| sum(halves_added(lanes))))
+    let mut products = [[0.0; N]; R];
+    for (products, sums) in products.iter_mut().zip(sums) {
+        for (product, lanes) in products.iter_mut().zip(sums) {
+            *product = sum(halves_added(lanes));
+        }
+    }
+    products
 }
 
 /// The lower half plus the upper one.
