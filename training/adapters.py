@@ -17,10 +17,12 @@ from .losses import answers, distillation, same_label
 from .model import Mini
 from .questions import LONGEST_QUESTION, Questions, framed
 from .settings import INSTRUCTIONS, LANGUAGES, TASKS, Paths, Schedule
-from .static import CLOSE, save
+from .static import save
 
+#: For text-matching: shares of wide and of close families, and what `draw_thinned` keeps of longer texts and of other languages.
+GRADED = ((0.1, 0.6), 0.1, 0.7)
 #: Longest text in training with its instruction; the body has seen longer ones.
-LONGEST = 112
+LONGEST = 160
 
 
 class Texts:
@@ -147,8 +149,8 @@ class Trainer:
                 parameters[key].data[rows] = value
         return checkpoint.exists()
 
-    def run(self, name: str, tasks: list, seed: int, rate: float, loss_of) -> None:
-        """Trains the adapters of `tasks` by `loss_of(random)`, and keeps them."""
+    def run(self, name: str, tasks: list, seed: int, total: int, rate: float, loss_of) -> None:
+        """Trains the adapters of `tasks` by `total` steps of `loss_of(random)`, and keeps them."""
         checkpoint = self.paths.work / f"adapter-{name}.pt"
         parameters = self.model.adapter_parameters()
         rows = [TASKS.index(task) for task in tasks]
@@ -161,7 +163,7 @@ class Trainer:
             {"params": [parameters[key] for key in noise], "peak": self.schedule.adapter_noise_lr},
         ]
         optimizer = torch.optim.Adam(groups, lr=rate, betas=(0.9, 0.98), fused=True)
-        total, sums = self.schedule.adapter_steps, 0.0
+        sums = 0.0
         for step in range(total):
             set_rate(optimizer, min(1.0, (step + 1) / 30) * max(0.02, 1 - step / total))
             loss = loss_of(np.random.default_rng([self.schedule.seed, seed, step]))
@@ -187,7 +189,7 @@ def draw_group(random, groups: dict, weights: dict):
 
 
 def train_retrieval(trainer: Trainer) -> None:
-    count = trainer.schedule.adapter_batch
+    count = trainer.schedule.retrieval_batch
     query, passage = ("retrieval.query", "retrieval.passage")
 
     def loss(random):
@@ -198,7 +200,7 @@ def train_retrieval(trainer: Trainer) -> None:
         task = (query, passage)[int(random.integers(2))]
         return 3 * match + 0.5 * trainer.near_teacher(random, task, count // 2)
 
-    trainer.run("retrieval", [query, passage], 11, trainer.schedule.adapter_lr, loss)
+    trainer.run("retrieval", [query, passage], 11, trainer.schedule.retrieval_steps, trainer.schedule.adapter_lr, loss)
 
 
 def train_labelled(trainer: Trainer, task: str, seed: int) -> None:
@@ -221,7 +223,7 @@ def train_labelled(trainer: Trainer, task: str, seed: int) -> None:
         alike = same_label(vectors, torch.from_numpy(label[chosen]).to(trainer.device), trainer.dimensions)
         return alike + NEAR_TEACHER * trainer.near_teacher(random, task, count // 3)
 
-    trainer.run(task, [task], seed, trainer.schedule.label_lr, loss)
+    trainer.run(task, [task], seed, trainer.schedule.adapter_steps, trainer.schedule.label_lr, loss)
 
 
 def train_matching(trainer: Trainer) -> None:
@@ -230,13 +232,13 @@ def train_matching(trainer: Trainer) -> None:
     items, count = trainer.items, 4 * trainer.schedule.adapter_batch
 
     def loss(random):
-        chosen = items.draw_short(random, 2 * count, CLOSE)
+        chosen = items.draw_thinned(random, count, *GRADED)
         goal = torch.from_numpy(trainer.wanted[items.row[chosen]].astype(np.float32)).to(trainer.device)
         vectors = trainer.embed(with_instruction(items, chosen, []), task)
         rows = torch.from_numpy(items.row[chosen]).to(trainer.device)
         return distillation(vectors, goal, rows, trainer.dimensions)[0]
 
-    trainer.run(task, [task], 15, trainer.schedule.adapter_lr, loss)
+    trainer.run(task, [task], 15, trainer.schedule.adapter_steps, trainer.schedule.adapter_lr, loss)
 
 
 #: Name of a training -> (its adapters, the function).

@@ -6,24 +6,25 @@ import numpy as np
 import torch
 
 from .items import Items
-from .losses import answers, distance, distillation
+from .losses import distance, distillation
 from .model import Mini, padded
-from .questions import LONGEST_QUESTION, Questions, framed
 from .settings import Paths, Schedule
 from .static import accuracy, save
 from .teacher import fastest_type
 
-#: Texts that are drawn together, of which about half is kept and sorted by length, so that batches hold little padding.
-WINDOW = 8_192
+#: Shares of wide and of close families in a batch, and what `draw_thinned` keeps of longer texts and of other languages.
+MIXED = ((0.3, 0.3), 0.2, 1.0)
+#: The same for the last windows, whose texts are short ones in which each word counts.
+SHORT = ((0.1, 0.5), 0.1, 0.7)
+SHORT_FROM = 0.7
 #: Longest ordinary text in tokens; every `LONG_EVERY` windows a batch of joined texts goes up to the limit.
 LONGEST = 320
-LONG_EVERY = 6
+LONG_EVERY = 10
 LONG_TOKENS = 6_144
-#: Every so many batches one of questions and their passages, the longest of these, and the weight of its loss.
-QUESTION_EVERY = 6
-QUESTIONS = 32
-LONGEST_PASSAGE = 96
-ANSWER_WEIGHT = 0.5
+#: Texts that are drawn together and then sorted by length, so that batches hold little padding. A family is
+#: scattered over some of the batches, so families are large.
+WINDOW = 4_096
+WARM_UP = 200
 #: Learning rate of the word table against the layers: it comes trained, and most of its rows are rare.
 TABLE_RATE = 0.4
 
@@ -34,26 +35,19 @@ def precision(device):
     return contextlib.nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
 
 
-def embedded(model: Mini, rows: list, device, task: int | None = None, parts: int = 4):
+def embedded(model, rows: list, device, task: int | None = None, parts: int = 4):
     """Vectors of rows of ids, computed in parts of like length, so that little is padding."""
     order = np.argsort([len(row) for row in rows], kind="stable")
     made = []
-    for part in np.array_split(order, parts):
-        with precision(device):
+    with precision(device):
+        for part in np.array_split(order, parts):
             made.append(model(padded([rows[row] for row in part], device), task).float())
     return torch.cat(made)[torch.from_numpy(np.argsort(order)).to(device)]
 
 
-def answer_loss(model: Mini, questions: Questions, random, device):
-    asked, passages, same = questions.draw(random, QUESTIONS)
-    vectors = embedded(model, framed(asked, LONGEST_QUESTION) + framed(passages, LONGEST_PASSAGE), device)
-    return answers(vectors[:QUESTIONS], vectors[QUESTIONS:], torch.from_numpy(same).to(device))
-
-
-def window_batches(items: Items, seed: list, tokens_per_batch: int) -> list:
+def window_batches(items: Items, random: np.random.Generator, thinning: tuple, tokens_per_batch: int) -> list:
     """Batches of rows of `items`, each of about one length and at most `tokens_per_batch` tokens with padding."""
-    random = np.random.default_rng(seed)
-    chosen = items.draw_short(random, WINDOW)
+    chosen = items.draw_thinned(random, WINDOW, *thinning)
     length = np.minimum(items.length[chosen], LONGEST)
     order = np.argsort(length + random.random(len(chosen)))
     batches, begin = [], 0
@@ -67,9 +61,8 @@ def window_batches(items: Items, seed: list, tokens_per_batch: int) -> list:
     return batches
 
 
-def long_batch(items: Items, seed: list, tokens: int, limit: int):
+def long_batch(items: Items, random: np.random.Generator, tokens: int, limit: int):
     """Joined texts of one language with the length-weighted mean of their targets: (ids, [(row, weight)])."""
-    random = np.random.default_rng(seed)
     wanted = int(np.exp(random.uniform(np.log(512), np.log(limit))))
     pool = items.draw(random, 6_000)
     made = []
@@ -94,13 +87,13 @@ def mean_targets(wanted: np.ndarray, made: list) -> np.ndarray:
 
 
 def train(
-    model: Mini, items: Items, questions: Questions, wanted: np.ndarray, paths: Paths, schedule: Schedule, device, log
+    model: Mini, encoder, items: Items, wanted: np.ndarray, paths: Paths, schedule: Schedule, device, log
 ) -> None:
+    """`encoder` computes what `model` does, and may be compiled."""
     checkpoint = paths.work / "body.pt"
     base = model.base_parameters()
     table = base.pop("word_embeddings.original")
-    unused = [name for name in base if name.startswith("pooler.")]
-    rest = [value for name, value in base.items() if name not in unused]
+    rest = [value for name, value in base.items() if not name.startswith("pooler.")]
     groups = [
         {"params": [table], "peak": schedule.body_lr * TABLE_RATE, "weight_decay": 0.0},
         {"params": rest, "peak": schedule.body_lr, "weight_decay": 0.01},
@@ -116,46 +109,40 @@ def train(
             optimizer.load_state_dict(state["optimizer"])
     total = schedule.body_windows
     while window < total:
-        batches = window_batches(items, [schedule.seed, 2, window], schedule.body_tokens)
-        sums, answered = np.zeros(2), []
+        random = np.random.default_rng([schedule.seed, 2, window])
+        thinning = MIXED if window < SHORT_FROM * total else SHORT
+        batches = window_batches(items, random, thinning, schedule.body_tokens)
+        sums = np.zeros(2)
         for position, batch in enumerate(batches):
             done = (window + position / len(batches)) / total
-            set_rate(optimizer, min(1.0, (step + 1) / 60) * max(0.01, 1 - done))
+            set_rate(optimizer, min(1.0, (step + 1) / WARM_UP) * max(0.01, 1 - done))
             ids = padded([items.ids(item, LONGEST) for item in batch], device)
             goal = torch.from_numpy(wanted[items.row[batch]].astype(np.float32)).to(device)
             rows = torch.from_numpy(items.row[batch]).to(device)
             with precision(device):
-                vectors = model(ids)
+                vectors = encoder(ids).float()
             loss, close, apart = distillation(vectors, goal, rows, dimensions)
-            if position % QUESTION_EVERY == 0:
-                random = np.random.default_rng([schedule.seed, 5, window, position])
-                answer = answer_loss(model, questions, random, device)
-                loss = loss + ANSWER_WEIGHT * answer
-                answered.append(answer.item())
             update(optimizer, loss, rest)
             step += 1
             tokens += ids.numel()
             sums += close.item(), apart.item()
+        mean = sums / len(batches)
         fields = {}
         if window % LONG_EVERY == LONG_EVERY - 1:
-            limit = model.shape.max_position_embeddings - 2
-            made = long_batch(items, [schedule.seed, 3, window], LONG_TOKENS, limit)
+            made = long_batch(items, random, LONG_TOKENS, model.shape.max_position_embeddings - 2)
             goal = torch.from_numpy(mean_targets(wanted, made)).to(device)
             with precision(device):
-                vectors = model(padded([ids for ids, _ in made], device))
+                vectors = model(padded([ids for ids, _ in made], device)).float()
             loss = distance(vectors, goal, dimensions)
             update(optimizer, 0.3 * loss, rest)
             fields = {"long_tokens": len(made[0][0]), "long_distance": loss.item()}
         window += 1
-        mean = sums / len(batches)
-        fields["answers"] = float(np.mean(answered))
         log(stage="body", window=window, step=step, tokens=tokens, distance=mean[0], contrast=mean[1], **fields)
         if window % schedule.checkpoint_windows == 0 or window == total:
             state = {"model": model.state_dict(), "window": window, "step": step, "tokens": tokens}
             if window < total:
                 state["optimizer"] = optimizer.state_dict()
             save(state, checkpoint)
-        if window % (2 * schedule.checkpoint_windows) == 0 or window == total:
             log(stage="body", window=window, step=step, validation=validate(model, items, wanted, device))
 
 
@@ -174,11 +161,5 @@ def update(optimizer, loss, clipped: list) -> None:
 @torch.no_grad()
 def validate(model: Mini, items: Items, wanted: np.ndarray, device) -> float:
     """Share of held-out texts nearest to their own target among all held-out targets."""
-    order = np.argsort(items.length[items.validation])
-    result = np.zeros((len(order), model.shape.hidden_size), np.float32)
-    for begin in range(0, len(order), 256):
-        batch = order[begin : begin + 256]
-        with precision(device):
-            vectors = model(padded([items.ids(items.validation[row], LONGEST) for row in batch], device))
-        result[batch] = vectors.float().cpu().numpy()
-    return accuracy(torch.from_numpy(result).to(device), items, wanted, device)
+    vectors = embedded(model, [items.ids(item, LONGEST) for item in items.validation], device)
+    return accuracy(vectors, items, wanted, device)

@@ -80,8 +80,7 @@ def attention(query, key, value, mask):
     if query.shape[2] > SHORT:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -1e4)
+    scores = scores.masked_fill(~mask, -1e4)
     return scores.softmax(-1).to(value.dtype) @ value
 
 
@@ -116,7 +115,7 @@ class Mini(nn.Module):
         first = torch.zeros(1, dtype=torch.long, device=ids.device)
         states = self.word_embeddings(ids, task) + self.token_type_embeddings(first, task)
         states = self.emb_ln(states)
-        mask = None if bool(attended.all()) else attended[:, None, None, :]
+        mask = attended[:, None, None, :]
         for layer in self.layers:
             states = layer(states, mask, self.cos[:length], self.sin[:length], task)
         weight = attended[..., None].float()

@@ -11,24 +11,18 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 
 from .items import SPARE, Items
-from .losses import answers, distillation
+from .losses import distillation
 from .model import Mini
-from .questions import LONGEST_PASSAGE, LONGEST_QUESTION, Questions, framed
 from .settings import Paths, Schedule
 from .teacher import Teacher
 
-#: Shares of wide and of close families in a batch: of all texts first, then of short ones.
-WIDE = (0.5, 0.0)
-CLOSE = (0.1, 0.6)
+#: Shares of wide and of close families in a batch.
+FAMILIES = (0.4, 0.2)
 #: Weight of the spare dimensions in the last LayerNorm at the start.
 SPARE_GAIN = 0.05
 LONGEST = 96
 #: Texts that are one another's negatives.
 GROUP = 512
-#: Questions of one language with their passages, groups of them a step, and the weight of their loss.
-QUESTIONS = 128
-QUESTION_GROUPS = 2
-ANSWER_WEIGHT = 0.5
 
 
 def start(model: Mini) -> None:
@@ -58,19 +52,8 @@ def bag(model: Mini, rows: list):
     return F.embedding_bag(torch.from_numpy(flat).to(device), table, offsets, mode="mean")
 
 
-def answer_loss(model: Mini, questions: Questions, random, device):
-    loss = 0.0
-    for _ in range(QUESTION_GROUPS):
-        asked, passages, same = questions.draw(random, QUESTIONS)
-        rows = framed(asked, LONGEST_QUESTION) + framed(passages, LONGEST_PASSAGE)
-        vectors = bag(model, rows)
-        same = torch.from_numpy(same).to(device)
-        loss = loss + answers(vectors[:QUESTIONS], vectors[QUESTIONS:], same) / QUESTION_GROUPS
-    return loss
-
-
 def train(
-    model: Mini, items: Items, questions: Questions, wanted: np.ndarray, paths: Paths, schedule: Schedule, device, log
+    model: Mini, items: Items, wanted: np.ndarray, paths: Paths, schedule: Schedule, device, log
 ) -> None:
     checkpoint = paths.work / "static.pt"
     last = model.layers[-1].norm2
@@ -89,31 +72,24 @@ def train(
             optimizer.load_state_dict(state["optimizer"])
     else:
         log(stage="static", step=0, words=start_words(model, paths))
-    wide, total = schedule.static_steps, schedule.static_steps + schedule.close_steps
-    sums, tokens = np.zeros(3), 0
+    sums, tokens, total = np.zeros(2), 0, schedule.static_steps
     while step < total:
         random = np.random.default_rng([schedule.seed, 1, step])
-        if step < wide:
-            drawn = [items.draw_mixed(random, GROUP, WIDE) for _ in range(schedule.static_batch // GROUP)]
-            factor = min(1.0, (step + 1) / 100) * max(0.01, 1 - step / wide)
-        else:
-            drawn = [items.draw_short(random, 2 * GROUP, CLOSE) for _ in range(schedule.static_batch // GROUP)]
-            factor = 0.5 * min(1.0, (step - wide + 1) / 50) * max(0.01, 1 - (step - wide) / schedule.close_steps)
+        drawn = [items.draw_mixed(random, GROUP, FAMILIES) for _ in range(schedule.static_batch // GROUP)]
+        factor = min(1.0, (step + 1) / 100) * max(0.01, 1 - step / total)
         chosen = np.concatenate(drawn)
         rows = [items.ids(item, LONGEST) for item in chosen]
         goal = torch.from_numpy(wanted[items.row[chosen]].astype(np.float32)).to(device)
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * factor
         vectors = bag(model, rows)
-        answered = answer_loss(model, questions, random, device)
-        loss, parts = ANSWER_WEIGHT * answered, np.array([0.0, 0.0, answered.item()])
-        begin = 0
+        loss, parts, begin = 0.0, np.zeros(2), 0
         for part in drawn:
             part, begin = slice(begin, begin + len(part)), begin + len(part)
             rows_of = torch.from_numpy(items.row[chosen[part]]).to(device)
             share, close, apart = distillation(vectors[part], goal[part], rows_of, dimensions)
             loss = loss + share / len(drawn)
-            parts[:2] += np.array([close.item(), apart.item()]) / len(drawn)
+            parts += np.array([close.item(), apart.item()]) / len(drawn)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -121,8 +97,8 @@ def train(
         tokens += sum(map(len, rows))
         sums += parts
         if step % 50 == 0:
-            distance, contrast, answered = sums / 50
-            log(stage="static", step=step, distance=distance, contrast=contrast, answers=answered, tokens=tokens)
+            distance, contrast = sums / 50
+            log(stage="static", step=step, distance=distance, contrast=contrast, tokens=tokens)
             sums[:] = 0
         if step % schedule.checkpoint_every == 0 or step == total:
             state = {"model": model.state_dict(), "step": step}
