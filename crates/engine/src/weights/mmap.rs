@@ -5,14 +5,17 @@
     reason = "mapping a file and advising the kernel about it are unsafe calls"
 )]
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::ops::Range;
+#[cfg(unix)]
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 /// A read-only file in the address space of this process.
 #[derive(Debug)]
 pub(crate) enum FileMap {
-    Mapped(memmap2::Mmap),
+    Mapped { map: memmap2::Mmap, file: File },
     BuiltIn(&'static [u8]),
 }
 
@@ -29,12 +32,12 @@ impl FileMap {
         // while it is mapped can end this process with SIGBUS, which README states as the rule that
         // checkpoints are replaced by renaming, never rewritten in place.
         let map = unsafe { memmap2::Mmap::map(&file)? };
-        Ok(Self::Mapped(map))
+        Ok(Self::Mapped { map, file })
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
         match self {
-            Self::Mapped(map) => map,
+            Self::Mapped { map, .. } => map,
             Self::BuiltIn(bytes) => bytes,
         }
     }
@@ -42,7 +45,7 @@ impl FileMap {
     /// Gives the pages of `range` back to the system: resident memory falls, a later touch reads again.
     pub(crate) fn release(&self, range: &Range<usize>) {
         #[cfg(unix)]
-        if let (Self::Mapped(map), Some((start, len))) = (self, whole_pages(range)) {
+        if let (Self::Mapped { map, .. }, Some((start, len))) = (self, whole_pages(range)) {
             // SAFETY: the map is a read-only file mapping, so dropped pages come back from the file
             // with the same bytes. A failure costs memory only, so the result is not needed.
             let _ = unsafe {
@@ -51,16 +54,18 @@ impl FileMap {
         }
     }
 
-    /// Says that few rows of `range` will be read, in no order. Without it one row of 2 KiB can make
-    /// 2 MiB resident where the system caches files in huge pages, and reads ahead from a cold disk.
-    pub(crate) fn expect_sparse_reads(&self, range: &Range<usize>) {
-        #[cfg(target_os = "linux")]
-        if let (Self::Mapped(map), Some((start, len))) = (self, whole_pages(range)) {
-            for advice in [memmap2::Advice::Random, memmap2::Advice::NoHugePage] {
-                // Advice only: a kernel that knows neither reads the same bytes.
-                let _ = map.advise_range(advice, start, len);
+    /// A few bytes of many. Those of a file are read instead of touched in the map: around each page
+    /// that is touched the system makes 64 KiB resident, or 2 MiB where it caches files in huge pages.
+    pub(crate) fn read(&self, range: Range<usize>) -> Cow<'_, [u8]> {
+        #[cfg(unix)]
+        if let Self::Mapped { file, .. } = self {
+            let mut bytes = vec![0; range.len()];
+            // A file that cannot be read may still be mapped.
+            if file.read_exact_at(&mut bytes, range.start as u64).is_ok() {
+                return Cow::Owned(bytes);
             }
         }
+        Cow::Borrowed(&self.bytes()[range])
     }
 }
 

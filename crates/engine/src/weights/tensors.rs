@@ -380,9 +380,8 @@ impl<'a> Tensor<'a> {
         self.file.map.release(&self.info.range);
     }
 
-    /// A table whose rows stay in the mapped file and are widened when read.
+    /// A table whose rows stay in the file and are widened when read.
     pub(super) fn to_table(self) -> Result<Table, CheckpointError> {
-        self.file.map.expect_sparse_reads(&self.info.range);
         Ok(Table {
             map: Arc::clone(&self.file.map),
             range: self.info.range.clone(),
@@ -401,7 +400,7 @@ pub(super) fn rows(dtype: Dtype, bytes: &[u8]) -> Rows<'_> {
     }
 }
 
-/// A row-major table that stays in its mapped file: only rows that are read become resident.
+/// A row-major table that stays in its file.
 #[derive(Debug)]
 pub(crate) struct Table {
     map: Arc<FileMap>,
@@ -416,6 +415,6 @@ impl Table {
         let row_bytes = self.dtype.byte_len(self.columns).unwrap_or(0);
         let start = self.range.start + index * row_bytes;
         self.dtype
-            .widen(&self.map.bytes()[start..start + row_bytes], out);
+            .widen(&self.map.read(start..start + row_bytes), out);
     }
 }
