@@ -233,10 +233,7 @@ fn split_columns<const P: usize>(lines: &[Line], tiles: &mut [Parts<P>]) {
             let line = |index: usize| pair.get(index).map_or(NO_LINE, |line| *line);
             let (first, second) = (load_line(&line(0)[0]), load_line(&line(1)[0]));
             let (first, second) = (split::<P>(first), split::<P>(second));
-            for part in 0..P {
-                let words = interleaved(first[part], second[part]);
-                store_words(&mut parts[part][row], words);
-            }
+            store_pair(parts, row, first, second);
         }
     }
 }
@@ -289,10 +286,7 @@ fn split_values<const P: usize>(
             for pair in 0..TILE_ROWS {
                 let (first, second) = (value(first + 2 * pair), value(first + 2 * pair + 1));
                 let (first, second) = (split::<P>(first), split::<P>(second));
-                for part in 0..P {
-                    let words = interleaved(first[part], second[part]);
-                    store_words(&mut parts[part][pair], words);
-                }
+                store_pair(parts, pair, first, second);
             }
             for tile in parts {
                 transpose(tile);
@@ -330,6 +324,23 @@ fn nearest_bf16(numbers: __m512) -> __m512i {
     let half = _mm512_set1_epi32(0x8000);
     let upper = _mm512_set1_epi32(0xffff_0000_u32.cast_signed());
     _mm512_and_si512(_mm512_add_epi32(_mm512_castps_si512(numbers), half), upper)
+}
+
+/// Writes the parts of two steps into a row of their tiles.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store_pair<const P: usize>(
+    parts: &mut Parts<P>,
+    row: usize,
+    first: [__m512i; P],
+    second: [__m512i; P],
+) {
+    for part in 0..P {
+        store_words(
+            &mut parts[part][row],
+            interleaved(first[part], second[part]),
+        );
+    }
 }
 
 /// Words of the upper halves of two, whose lower ones are zero.
