@@ -20,7 +20,7 @@ from .settings import INSTRUCTIONS, LANGUAGES, TASKS, Paths, Schedule
 from .static import save
 
 #: For text-matching: shares of wide and of close families, and what `draw_thinned` keeps of longer texts and of other languages.
-GRADED = ((0.1, 0.6), 0.1, 0.7)
+GRADED = ((0.1, 0.6), 0.1, 0.35)
 #: Longest text in training with its instruction; the body has seen longer ones.
 LONGEST = 160
 
@@ -238,7 +238,7 @@ def train_matching(trainer: Trainer) -> None:
         rows = torch.from_numpy(items.row[chosen]).to(trainer.device)
         return distillation(vectors, goal, rows, trainer.dimensions)[0]
 
-    trainer.run(task, [task], 15, trainer.schedule.adapter_steps, trainer.schedule.adapter_lr, loss)
+    trainer.run(task, [task], 15, trainer.schedule.matching_steps, trainer.schedule.matching_lr, loss)
 
 
 #: Name of a training -> (its adapters, the function).

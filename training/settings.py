@@ -62,16 +62,18 @@ class Schedule:
     static_batch: int = 2_048
     static_lr: float = 4e-3
     checkpoint_every: int = 250
-    body_windows: int = 900
+    body_windows: int = 700
     body_tokens: int = 6_144
     body_lr: float = 1e-3
     checkpoint_windows: int = 50
-    retrieval_steps: int = 500
+    retrieval_steps: int = 400
     retrieval_batch: int = 96
     adapter_steps: int = 300
     adapter_batch: int = 64
     adapter_lr: float = 8e-3
     label_lr: float = 3e-2
+    matching_steps: int = 150
+    matching_lr: float = 2e-3
     adapter_noise_lr: float = 2e-3
 
 
