@@ -1,8 +1,8 @@
 //! Softmax attention with AMX.
 //!
-//! A factor is the sum of two bf16 numbers for products of 16 bits, within about 2^-17 of itself, or of
+//! A factor is the sum of two bf16 numbers for products of 16 bits, within 2^-16 of itself, or of
 //! three for those of f32, exactly. Of the products of the parts of two factors those are left out that
-//! are too small to matter: the one of both small parts of two, and three of nine, each below 2^-26 of
+//! are too small to matter: the one of both small parts of two, and three of nine, each at most 2^-24 of
 //! the whole. Keys, and values by place, are the rows of the left tiles; queries, and then their weights,
 //! are the columns of the right ones. So scores and sums are lines of 16 queries as in `stream.rs`, and
 //! the softmax between the two products is that of AVX-512, in f32.
@@ -164,10 +164,10 @@ fn multiply<const P: usize>(
         if P == 3 {
             tiles.load::<7>(&columns[P - 1]);
         }
-        multiply_small::<0, P>(tiles, &rows[0]);
-        multiply_small::<1, P>(tiles, &rows[1]);
-        multiply_small::<2, P>(tiles, &rows[2]);
-        multiply_small::<3, P>(tiles, &rows[3]);
+        multiply_parts::<0, P>(tiles, &rows[0]);
+        multiply_parts::<1, P>(tiles, &rows[1]);
+        multiply_parts::<2, P>(tiles, &rows[2]);
+        multiply_parts::<3, P>(tiles, &rows[3]);
     }
     if P == 3 {
         for (rows, columns) in rows.iter().zip(columns) {
@@ -187,7 +187,7 @@ fn multiply<const P: usize>(
 /// Adds one step of 16 rows to register `S`, of three parts without the product of the large ones. The
 /// parts of the columns are in registers 5 and up, the largest first.
 #[inline(always)]
-fn multiply_small<const S: u8, const P: usize>(tiles: &Tiles, parts: &Parts<P>) {
+fn multiply_parts<const S: u8, const P: usize>(tiles: &Tiles, parts: &Parts<P>) {
     if P == 2 {
         tiles.load::<4>(&parts[1]);
         tiles.multiply_bf16::<S, 4, 5>();

@@ -31,7 +31,7 @@ const AMX_F32_FROM: usize = 512;
 /// How near the products of attention are to those of f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Products {
-    /// Those of f32, or of factors in three parts whose products are within 2^-24 of them (AMX).
+    /// Those of f32, or of factors in three parts whose products are within 2^-22 of them (AMX).
     F32,
     /// Factors of 16 bits, each product within 2^-16 of itself, where the processor multiplies
     /// those faster (AMX); else [`Products::F32`]. Sums and softmax are f32.
