@@ -144,7 +144,6 @@ function openFolder(files) {
 /** Back to the text. */
 function leave() {
   folder = undefined;
-  byId("beir").value = "";
   byId("folder").hidden = true;
   byId("pasted").hidden = false;
 }
@@ -176,8 +175,13 @@ byId("try").addEventListener("click", () => {
   run();
 });
 byId("stop").addEventListener("click", () => running?.abort());
-byId("file").addEventListener("change", (event) => open(event.target.files[0]));
-byId("beir").addEventListener("change", (event) => openFolder([...event.target.files]));
+for (const [id, read] of [["file", ([file]) => open(file)], ["beir", openFolder]]) {
+  byId(id).addEventListener("change", ({ target }) => {
+    read([...target.files]);
+    // A file that was mended is chosen again, and the same choice twice is no change.
+    target.value = "";
+  });
+}
 byId("leave").addEventListener("click", leave);
 for (const id of ["keep", "documents", "storage"]) byId(id).addEventListener("input", turn);
 byId("language").addEventListener("change", writeCode);
