@@ -6,7 +6,8 @@ use std::str::FromStr;
 use quintet_kernels::gemm::{Format, PackedMatrix, Rows};
 
 /// Arithmetic of the weight products. Adapters, norms and sums are f32 in each, and so is attention,
-/// but where a processor multiplies factors of 16 bits faster (AMX): there all but `Exact` use those.
+/// but where a processor multiplies narrower factors faster (AMX): there its factors have as many bits
+/// as those of the weight products.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Precision {

@@ -118,7 +118,7 @@ fn products(cpu: &Cpu, peak: f64, format: Format, sizes: &[usize]) {
 
 fn attentions(cpu: &Cpu, peak: f64) {
     let (num_heads, head_dim) = (16, 64);
-    for products in [Products::F32, Products::Bits16] {
+    for products in [Products::F32, Products::Bits16, Products::Bits8] {
         println!("\nattention, {products:?}\n     S  GFLOP/s  of peak");
         for len in [128, 512, 2048, 8192] {
             let qkv = uniform(len * 3 * num_heads * head_dim);

@@ -144,10 +144,10 @@ pub(super) struct Scratch {
 
 /// Queries, keys and values of integer products are multiplied as exactly as those were.
 fn products(wqkv: &Linear) -> Products {
-    if matches!(wqkv.matrix.format(), Format::Int16 | Format::Int8) {
-        Products::Bits16
-    } else {
-        Products::F32
+    match wqkv.matrix.format() {
+        Format::Int16 => Products::Bits16,
+        Format::Int8 => Products::Bits8,
+        _ => Products::F32,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Softmax attention with AMX.
 //!
-//! A factor is the sum of two bf16 numbers for products of 16 bits, within 2^-16 of itself, or of
-//! three for those of f32, exactly. Of the products of the parts of two factors those are left out that
+//! A factor is one bf16 number for products of 8 bits, the sum of two for those of 16, within 2^-16 of
+//! itself, or of three for those of f32, exactly. Of the products of the parts of two factors those are left out that
 //! are too small to matter: the one of both small parts of two, and three of nine, each at most 2^-24 of
 //! the whole. Keys, and values by place, are the rows of the left tiles; queries, and then their weights,
 //! are the columns of the right ones. So scores and sums are lines of 16 queries as in `stream.rs`, and
@@ -21,7 +21,7 @@ use crate::tile::{COLUMNS, F32x16, Words};
 /// Numbers in a row of a tile: steps of a sum that a product of tiles takes.
 const STEP: usize = 2 * COLUMNS;
 
-/// The parts of the same numbers, the largest first: 2 or 3.
+/// The parts of the same numbers, the largest first: 1 to 3.
 type Parts<const P: usize> = [Tile; P];
 
 /// Tiles of rows that are multiplied in turns, because one product waits long for another with the
@@ -40,6 +40,7 @@ const AHEAD: usize = 16;
 /// Memory of one task.
 #[derive(Default)]
 pub(super) struct Scratch {
+    bits8: PartsScratch<1>,
     bits16: PartsScratch<2>,
     f32: PartsScratch<3>,
 }
@@ -79,6 +80,7 @@ pub(super) fn attend(
 ) {
     match products {
         Products::F32 => attend_in_parts(head, queries, &mut scratch.f32, write),
+        Products::Bits8 => attend_in_parts(head, queries, &mut scratch.bits8, write),
         Products::Bits16 => attend_in_parts(head, queries, &mut scratch.bits16, write),
     }
 }
@@ -160,7 +162,9 @@ fn multiply<const P: usize>(
     tiles.zero::<3>();
     for (rows, columns) in rows.iter().zip(columns) {
         tiles.load::<5>(&columns[0]);
-        tiles.load::<6>(&columns[1]);
+        if P > 1 {
+            tiles.load::<6>(&columns[1]);
+        }
         if P == 3 {
             tiles.load::<7>(&columns[P - 1]);
         }
@@ -188,22 +192,26 @@ fn multiply<const P: usize>(
 /// parts of the columns are in registers 5 and up, the largest first.
 #[inline(always)]
 fn multiply_parts<const S: u8, const P: usize>(tiles: &Tiles, parts: &Parts<P>) {
+    if P == 3 {
+        tiles.load::<4>(&parts[P - 1]);
+        tiles.multiply_bf16::<S, 4, 5>();
+        tiles.load::<4>(&parts[1]);
+        tiles.multiply_bf16::<S, 4, 6>();
+        tiles.multiply_bf16::<S, 4, 5>();
+        tiles.load::<4>(&parts[0]);
+        tiles.multiply_bf16::<S, 4, 7>();
+        tiles.multiply_bf16::<S, 4, 6>();
+        return;
+    }
     if P == 2 {
         tiles.load::<4>(&parts[1]);
         tiles.multiply_bf16::<S, 4, 5>();
-        tiles.load::<4>(&parts[0]);
-        tiles.multiply_bf16::<S, 4, 6>();
-        tiles.multiply_bf16::<S, 4, 5>();
-        return;
     }
-    tiles.load::<4>(&parts[P - 1]);
-    tiles.multiply_bf16::<S, 4, 5>();
-    tiles.load::<4>(&parts[1]);
-    tiles.multiply_bf16::<S, 4, 6>();
-    tiles.multiply_bf16::<S, 4, 5>();
     tiles.load::<4>(&parts[0]);
-    tiles.multiply_bf16::<S, 4, 7>();
-    tiles.multiply_bf16::<S, 4, 6>();
+    if P == 2 {
+        tiles.multiply_bf16::<S, 4, 6>();
+    }
+    tiles.multiply_bf16::<S, 4, 5>();
 }
 
 /// Adds the products of large parts; that of the columns is in register 5.

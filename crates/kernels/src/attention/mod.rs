@@ -36,6 +36,8 @@ pub enum Products {
     /// Factors of 16 bits, each product within 2^-16 of itself, where the processor multiplies
     /// those faster (AMX); else [`Products::F32`]. Sums and softmax are f32.
     Bits16,
+    /// The same with factors of 8 bits (bf16), each product within 2^-8 of itself.
+    Bits8,
 }
 
 /// Memory of [`attention`], kept between calls.
@@ -317,15 +319,16 @@ mod tests {
 
     /// Each output is a mean of values of size 1 at most. Its weights carry the error of their
     /// scores, a few times 2^-24 of |q| |k| / √head_dim, which is some units here.
-    /// Products of 16 bits are within 2^-16 of themselves instead of 2^-24.
+    /// Products of 16 bits are within 2^-16 of themselves instead of 2^-24, those of 8 within 2^-8.
     fn tolerance(products: Products) -> f64 {
         match products {
             Products::F32 => 4e-6,
             Products::Bits16 => 4e-5,
+            Products::Bits8 => 1e-2,
         }
     }
 
-    const BOTH: [Products; 2] = [Products::F32, Products::Bits16];
+    const ALL: [Products; 3] = [Products::F32, Products::Bits16, Products::Bits8];
 
     const LONG: usize = 2048;
 
@@ -385,7 +388,7 @@ mod tests {
             for token in qkv.chunks_exact_mut(width) {
                 token[..num_heads * head_dim].iter_mut().for_each(|q| *q *= spread);
             }
-            for (cpu, products) in cpus(1).iter().flat_map(|cpu| BOTH.map(|products| (cpu, products))) {
+            for (cpu, products) in cpus(1).iter().flat_map(|cpu| ALL.map(|products| (cpu, products))) {
                 let out = run_with(cpu, products, &qkv, &cu_seqlens, (num_heads, head_dim));
                 let mut rows = out.chunks_exact(head_dim);
                 for ends in cu_seqlens.windows(2) {
@@ -415,7 +418,7 @@ mod tests {
             let cu_seqlens = ends_of(&lens);
             let qkv = uniform(seed, lens.iter().sum::<usize>() * 96);
             for (cpu, alone) in cpus(threads).iter().zip(cpus(1)) {
-                for products in BOTH {
+                for products in ALL {
                     let packed = run_with(cpu, products, &qkv, &cu_seqlens, shape);
                     for ends in cu_seqlens.windows(2) {
                         let tokens = ends[0] as usize..ends[1] as usize;
@@ -435,7 +438,7 @@ mod tests {
         let (shape, cu_seqlens) = ((2, 16), ends_of(&[300, 0, 7, 40]));
         let qkv = uniform(3, 347 * 96);
         let tasks = Tasks::new(&cu_seqlens, shape.0, shape.1);
-        for (cpu, products) in cpus(2).iter().zip(BOTH.into_iter().cycle()) {
+        for (cpu, products) in cpus(2).iter().zip(ALL.into_iter().cycle()) {
             let whole = run_with(cpu, products, &qkv, &cu_seqlens, shape);
             for scores in [0, 5000, usize::MAX] {
                 let mut out = vec![f32::NAN; qkv.len() / 3];
@@ -469,7 +472,7 @@ mod tests {
         let qkv = uniform(11, tokens * width);
         let shape = (num_heads, head_dim);
         for (index, alone) in cpus(1).iter().enumerate() {
-            for products in BOTH {
+            for products in ALL {
                 let expected_bits = bits(&run_with(alone, products, &qkv, &cu_seqlens, shape));
                 for threads in [2, 3] {
                     let cpu = &cpus(threads)[index];
@@ -523,7 +526,7 @@ mod tests {
         }
         for (cpu, products) in cpus(1)
             .iter()
-            .flat_map(|cpu| BOTH.map(|products| (cpu, products)))
+            .flat_map(|cpu| ALL.map(|products| (cpu, products)))
         {
             let out = run_with(cpu, products, &qkv, &[0, 400], (1, 2));
             assert!(out.chunks_exact(2).all(|row| row == [300.0, 0.0]));
