@@ -199,10 +199,19 @@ pub(super) fn finish(finish: &Finish<'_>, rows: Range<usize>, panel: usize, sums
             sums = gelu(sums);
         }
         if !row.residual.is_empty() {
+            prefetch_next::<_MM_HINT_T0>(row.residual);
             sums = _mm512_add_ps(sums, load_partial(row.residual));
         }
+        prefetch_next::<_MM_HINT_ET0>(row.out);
         store_partial(row.out, sums);
     });
+}
+
+/// Asks for the line of the next panel: rows lie pages apart, so the processor does not foresee it.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn prefetch_next<const HINT: i32>(line: &[f32]) {
+    _mm_prefetch::<HINT>(line.as_ptr().wrapping_add(COLUMNS).cast());
 }
 
 /// See [`super::portable::side_products`]; the bits of AVX2.
