@@ -1,7 +1,7 @@
 //! The encoder on CPUs, over `quintet-kernels`.
 
-use std::cell::RefCell;
-use std::sync::Arc;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use quintet_kernels::Cpu;
 use quintet_kernels::gemm::{Moments, PackedMatrix};
@@ -18,6 +18,8 @@ use crate::weights::Weights;
 /// Runs the model on the processor's own threads, in f32 over the checkpoint's weights.
 pub struct CpuEncoder {
     cpu: Arc<Cpu>,
+    /// One thread of it, for rows that a thread takes through products by itself.
+    alone: Cpu,
     config: ModelConfig,
     weights: Arc<Weights>,
     rope: RopeTable,
@@ -70,6 +72,7 @@ impl CpuEncoder {
     pub(crate) fn new(cpu: Arc<Cpu>, config: ModelConfig, weights: Arc<Weights>) -> Self {
         let rope = RopeTable::new(config.rope_theta, config.head_dim(), config.max_tokens);
         Self {
+            alone: Cpu::new(cpu.isa(), NonZeroUsize::MIN),
             cpu,
             config,
             weights,
@@ -93,13 +96,13 @@ impl CpuEncoder {
         passes: &mut [CpuPass],
     ) -> Result<LayerMoments, ForwardError> {
         let matrices = self.weights.layers[layer].matrices();
-        let moments = RefCell::new(matrices.map(|matrix| Moments::new(matrix.k())));
+        let moments = Mutex::new(matrices.map(|matrix| Moments::new(matrix.k())));
         for pass in passes {
             while pass.layers_done() <= layer {
                 self.run_step(pass, Some((layer, &moments)))?;
             }
         }
-        Ok(moments.into_inner())
+        Ok(moments.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Runs the next step of a pass; `watched` is a layer, and the moments of what its matrices are
@@ -107,11 +110,12 @@ impl CpuEncoder {
     fn run_step(
         &mut self,
         pass: &mut CpuPass,
-        watched: Option<(usize, &RefCell<LayerMoments>)>,
+        watched: Option<(usize, &Mutex<LayerMoments>)>,
     ) -> Result<Option<PooledRows>, ForwardError> {
         let hidden = self.config.hidden_size;
         let layers = Layers {
             cpu: &self.cpu,
+            alone: &self.alone,
             config: &self.config,
             adapters: &self.weights.adapters,
             rope: &self.rope,

@@ -1,8 +1,8 @@
 //! One transformer layer, post-LayerNorm: attention, then the MLP, each with its adapter, cut into steps
 //! that are short whatever the batch.
 
-use std::cell::RefCell;
 use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use quintet_kernels::Cpu;
 use quintet_kernels::attention::{AttentionScratch, Products, Tasks, attention_tasks};
@@ -16,10 +16,16 @@ use crate::batch::PackedBatch;
 use crate::config::ModelConfig;
 use crate::weights::{Adapter, LayerAdapter, LayerWeights, Linear, MATRICES_PER_LAYER, Norm};
 
-/// Rows of a step that is made of products, one block of the product's own, so that most of what one product
-/// leaves is still in the L2 cache for the next. At the true size they are, by count, 38 ms of one core; an
+/// Rows that a thread takes through products at once, one block of the product's own, so that most of what one
+/// product leaves is still in the L2 cache for the next. At the true size they are, by count, 38 ms of one core; an
 /// 8192-token text would otherwise need 270 MB for the inner width of the MLP alone. Results do not depend on it.
-const ROWS_PER_STEP: usize = 192;
+const ROWS_PER_THREAD: usize = 192;
+
+/// With fewer rows for each, threads share the products instead: reading all weights would cost more than to meet.
+const ROWS_ALONE: usize = 96;
+
+/// Threads get whole tiles of rows.
+const ROWS_OF_TILE: usize = 16;
 
 /// Pairs of a query and a key that a step of attention scores, for each thread: by count twice as long as the rows.
 const SCORES_PER_STEP: usize = 1 << 24;
@@ -50,6 +56,8 @@ pub(super) fn runs(batch: &PackedBatch) -> Vec<Run> {
 /// Everything of a forward pass that stays the same from layer to layer.
 pub(super) struct Layers<'a> {
     pub(super) cpu: &'a Cpu,
+    /// One thread of it.
+    pub(super) alone: &'a Cpu,
     pub(super) config: &'a ModelConfig,
     pub(super) adapters: &'a [Adapter],
     pub(super) rope: &'a RopeTable,
@@ -58,7 +66,7 @@ pub(super) struct Layers<'a> {
     /// One of the model's matrices, and the one that is used in its place.
     pub(super) trial: Option<(&'a PackedMatrix, &'a PackedMatrix)>,
     /// A layer, and the moments of what its matrices are multiplied with, to be added to.
-    pub(super) watched: Option<(&'a LayerWeights, &'a RefCell<LayerMoments>)>,
+    pub(super) watched: Option<(&'a LayerWeights, &'a Mutex<LayerMoments>)>,
 }
 
 /// Of the rows that each matrix of a layer is multiplied with.
@@ -134,11 +142,18 @@ impl Activations {
 /// Memory that no step leaves anything in; it grows to the largest batch.
 #[derive(Default)]
 pub(super) struct Scratch {
-    gemm: GemmScratch,
     attention: AttentionScratch,
-    /// The residual stream behind attention, `[ROWS_PER_STEP, hidden]`.
+    /// For each thread, or the first for all of them.
+    rows: Vec<RowsScratch>,
+}
+
+/// Memory of some rows on their way through products.
+#[derive(Default)]
+struct RowsScratch {
+    gemm: GemmScratch,
+    /// The residual stream behind attention, `[rows, hidden]`.
     attended: Vec<f32>,
-    /// `[ROWS_PER_STEP, intermediate]`.
+    /// `[rows, intermediate]`.
     inner: Vec<f32>,
 }
 
@@ -147,7 +162,7 @@ fn products(wqkv: &Linear) -> Products {
     match wqkv.matrix.format() {
         Format::Int16 => Products::Bits16,
         Format::Int8 => Products::Bits8,
-        _ => Products::F32,
+        Format::F32 | Format::Bf16 | _ => Products::F32,
     }
 }
 
@@ -175,13 +190,21 @@ impl Layers<'_> {
         let cu_seqlens = &self.batch.cu_seqlens;
         match part {
             Part::Projection(start) => {
-                let rows = start..(start + ROWS_PER_STEP).min(*tokens);
+                let rows = self.rows_of_step(start, *tokens);
                 let end = rows.end;
-                let input = &x[start * hidden..end * hidden];
                 let out = &mut qkv[start * 3 * hidden..end * 3 * hidden];
-                let segments = self.segments(index, rows, |adapter| adapter.wqkv.as_ref());
-                let gemm = &mut scratch.gemm;
-                self.linear(gemm, input, &layer.wqkv, &segments, Epilogue::Bias, out);
+                self.by_rows(
+                    rows,
+                    out,
+                    &mut scratch.rows,
+                    |layers, rows, out, scratch| {
+                        let input = &x[rows.start * hidden..rows.end * hidden];
+                        let segments =
+                            layers.segments(index, rows, |adapter| adapter.wqkv.as_ref());
+                        let gemm = &mut scratch.gemm;
+                        layers.linear(gemm, input, &layer.wqkv, &segments, Epilogue::Bias, out);
+                    },
+                );
                 Some(if end < *tokens {
                     Part::Projection(end)
                 } else {
@@ -206,14 +229,63 @@ impl Layers<'_> {
                 })
             }
             Part::Mlp(start) => {
-                let rows = start..(start + ROWS_PER_STEP).min(*tokens);
+                let rows = self.rows_of_step(start, *tokens);
                 let end = rows.end;
-                let context = &context[start * hidden..end * hidden];
                 let x = &mut x[start * hidden..end * hidden];
-                self.mlp(index, layer, rows, context, x, scratch);
+                self.by_rows(rows, x, &mut scratch.rows, |layers, rows, x, scratch| {
+                    let context = &context[rows.start * hidden..rows.end * hidden];
+                    layers.mlp(index, layer, rows, context, x, scratch);
+                });
                 (end < *tokens).then_some(Part::Mlp(end))
             }
         }
+    }
+
+    /// The rows of the next step that is made of products; all steps of a batch are about as long.
+    fn rows_of_step(&self, start: usize, tokens: usize) -> Range<usize> {
+        let (left, threads) = (tokens - start, self.cpu.threads());
+        let steps = left.div_ceil(ROWS_PER_THREAD * threads);
+        let rows = left.div_ceil(steps);
+        start..tokens.min(start + rows.next_multiple_of(ROWS_OF_TILE * threads))
+    }
+
+    /// Runs `work` for each thread's part of `rows` and of `out`, which is `[rows, …]`: a thread that takes its own
+    /// rows through several products need not wait between them, nor fetch what another has left. Too few rows
+    /// are one part, that the threads share.
+    fn by_rows(
+        &self,
+        rows: Range<usize>,
+        out: &mut [f32],
+        scratch: &mut Vec<RowsScratch>,
+        work: impl Fn(&Layers<'_>, Range<usize>, &mut [f32], &mut RowsScratch) + Sync,
+    ) {
+        let threads = self.cpu.threads();
+        scratch.resize_with(threads, RowsScratch::default);
+        let each = rows.len().div_ceil(threads);
+        // Moments are added up in the order of the rows.
+        if threads == 1 || each < ROWS_ALONE || self.watched.is_some() {
+            return work(self, rows, out, &mut scratch[0]);
+        }
+        let each = each.next_multiple_of(ROWS_OF_TILE);
+        let width = out.len() / rows.len();
+        let alone = Layers {
+            cpu: self.alone,
+            ..*self
+        };
+        let parts = rows
+            .clone()
+            .step_by(each)
+            .zip(out.chunks_mut(each * width))
+            .zip(scratch);
+        let parts: Vec<_> = parts
+            .map(|((start, out), scratch)| {
+                Mutex::new((start..rows.end.min(start + each), out, scratch))
+            })
+            .collect();
+        self.cpu.pool().run(parts.len(), &|part, _| {
+            let (rows, out, scratch) = &mut *lock(&parts[part]);
+            work(&alone, rows.clone(), out, scratch);
+        });
     }
 
     /// What comes behind attention, for some rows: `context` and `x` are `[rows, hidden]`.
@@ -224,13 +296,12 @@ impl Layers<'_> {
         rows: Range<usize>,
         context: &[f32],
         x: &mut [f32],
-        scratch: &mut Scratch,
+        scratch: &mut RowsScratch,
     ) {
-        let Scratch {
+        let RowsScratch {
             gemm,
             attended,
             inner,
-            ..
         } = scratch;
         let attended = grown(attended, x.len());
         let inner = grown(inner, rows.len() * self.config.intermediate_size);
@@ -275,7 +346,7 @@ impl Layers<'_> {
     ) {
         if let Some((layer, moments)) = self.watched {
             let is_this = |matrix: &PackedMatrix| std::ptr::eq(matrix, &linear.matrix);
-            let mut moments = moments.borrow_mut();
+            let mut moments = lock(moments);
             let pairs = layer.matrices().into_iter().zip(moments.iter_mut());
             let of_this = pairs.filter(|(matrix, _)| is_this(matrix));
             of_this.for_each(|(_, moments)| moments.add(self.cpu, x));
@@ -312,6 +383,10 @@ impl Layers<'_> {
             })
             .collect()
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The first `len` numbers of a buffer that grows when it must.
