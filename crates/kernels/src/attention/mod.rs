@@ -324,7 +324,7 @@ mod tests {
         match products {
             Products::F32 => 4e-6,
             Products::Bits16 => 4e-5,
-            Products::Bits8 => 1e-2,
+            Products::Bits8 => 3e-2,
         }
     }
 
