@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use quintet_engine::batch::{PackedBatch, Sequence};
 use quintet_engine::encoder::PooledRows;
-use quintet_engine::{Content, EmbedOptions, Embedder, Input, Isa, LoadOptions, Pass};
+use quintet_engine::{Content, EmbedOptions, Embedder, Input, Isa, LoadOptions, Pass, Precision};
 use support::{checkpoint, load_with, threads};
 
 fn bits(embedder: &Embedder, texts: &[(Vec<u32>, String)]) -> Vec<Vec<u32>> {
@@ -85,11 +85,26 @@ fn a_long_text_gives_the_same_bits_beside_short_ones() {
     };
     let task = || "retrieval.passage".to_owned();
     let long = (ids(2500), task());
-    let one = load_with("original", 1, Isa::best(), Vec::new());
-    let two = load_with("original", 2, Isa::best(), Vec::new());
-    let expected = bits(&one, std::slice::from_ref(&long)).remove(0);
-    let mixed = [(ids(3), "raw".to_owned()), long, (ids(40), task())];
-    assert_eq!(bits(&two, &mixed)[1], expected);
+    let mixed = [(ids(3), "raw".to_owned()), long.clone(), (ids(40), task())];
+    for &precision in Precision::ALL {
+        let load = |count| {
+            let options = LoadOptions {
+                threads: threads(count),
+                precision,
+                ..LoadOptions::default()
+            };
+            Embedder::load(&checkpoint("original"), &options).unwrap()
+        };
+        let expected = bits(&load(1), std::slice::from_ref(&long)).remove(0);
+        // So many rows that each thread takes some of its own through a layer's products.
+        for count in [2, 3] {
+            assert_eq!(
+                bits(&load(count), &mixed)[1],
+                expected,
+                "{precision} {count}"
+            );
+        }
+    }
 }
 
 #[test]

@@ -7,7 +7,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use quintet_kernels::Cpu;
 use quintet_kernels::attention::{AttentionScratch, Products, Tasks, attention_tasks};
 use quintet_kernels::gemm::{
-    Epilogue, Format, GemmScratch, Moments, PackedLora, PackedMatrix, Product, Segment, product,
+    Epilogue, Format, GemmScratch, Moments, PackedLora, PackedMatrix, Product, ROWS_PER_TASK,
+    Segment, product,
 };
 use quintet_kernels::layer_norm::layer_norm;
 use quintet_kernels::rotary::{RopeTable, rotate_qk};
@@ -19,7 +20,7 @@ use crate::weights::{Adapter, LayerAdapter, LayerWeights, Linear, MATRICES_PER_L
 /// Rows that a thread takes through products at once, one block of the product's own, so that most of what one
 /// product leaves is still in the L2 cache for the next. At the true size they are, by count, 38 ms of one core; an
 /// 8192-token text would otherwise need 270 MB for the inner width of the MLP alone. Results do not depend on it.
-const ROWS_PER_THREAD: usize = 192;
+const ROWS_PER_THREAD: usize = ROWS_PER_TASK;
 
 /// With fewer rows for each, threads share the products instead: reading all weights would cost more than to meet.
 const ROWS_ALONE: usize = 96;

@@ -207,7 +207,8 @@ pub(super) fn finish(finish: &Finish<'_>, rows: Range<usize>, panel: usize, sums
     });
 }
 
-/// Asks for the line of the next panel: rows lie pages apart, so the processor does not foresee it.
+/// Asks for the line of the next panel: rows lie pages apart, so the processor does not foresee it. An address that
+/// is nobody's, behind the last row, is not read.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn prefetch_next<const HINT: i32>(line: &[f32]) {

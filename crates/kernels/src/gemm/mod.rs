@@ -60,8 +60,8 @@ pub use storage::SharedBytes;
 /// a panel of bf16 weights 8 KiB: half of L2, a quarter of L1. Changing it changes the results.
 const K_BLOCK: usize = 256;
 
-/// Rows of a task, at most.
-const ROWS_PER_TASK: usize = 192;
+/// Rows of `x` that a task takes at most. No bits depend on it.
+pub const ROWS_PER_TASK: usize = 192;
 
 /// Panels of weights of a task, at most; they share the row block that is in L2.
 const PANELS_PER_TASK: usize = 16;
