@@ -19,8 +19,8 @@ from .questions import LONGEST_QUESTION, Questions, framed
 from .settings import INSTRUCTIONS, LANGUAGES, TASKS, Paths, Schedule
 from .static import save
 
-#: For text-matching: shares of wide and of close families, and what `draw_thinned` keeps of longer texts and of other languages.
-GRADED = ((0.1, 0.6), 0.1, 0.35)
+#: For text-matching: shares of wide and of close families, and what `draw_thinned` keeps of longer texts, of English and of other languages.
+GRADED = ((0.1, 0.6), 0.1, 1.0, 0.35)
 #: Longest text in training with its instruction; the body has seen longer ones.
 LONGEST = 160
 

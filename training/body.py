@@ -12,11 +12,9 @@ from .settings import Paths, Schedule
 from .static import accuracy, save
 from .teacher import fastest_type
 
-#: Shares of wide and of close families in a batch, and what `draw_thinned` keeps of longer texts and of other languages.
-MIXED = ((0.3, 0.3), 0.2, 1.0)
-#: The same for the last windows, whose texts are short ones in which each word counts.
-SHORT = ((0.1, 0.5), 0.1, 0.7)
-SHORT_FROM = 0.7
+#: Shares of wide and of close families in a batch, and what `draw_thinned` keeps of longer texts, of English and of
+#: other languages.
+MIX = ((0.3, 0.3), 0.3, 0.7, 1.0)
 #: Longest ordinary text in tokens; every `LONG_EVERY` windows a batch of joined texts goes up to the limit.
 LONGEST = 320
 LONG_EVERY = 10
@@ -110,8 +108,7 @@ def train(
     total = schedule.body_windows
     while window < total:
         random = np.random.default_rng([schedule.seed, 2, window])
-        thinning = MIXED if window < SHORT_FROM * total else SHORT
-        batches = window_batches(items, random, thinning, schedule.body_tokens)
+        batches = window_batches(items, random, MIX, schedule.body_tokens)
         sums = np.zeros(2)
         for position, batch in enumerate(batches):
             done = (window + position / len(batches)) / total

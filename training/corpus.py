@@ -7,7 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import sentences
+from . import sentences, words
 from .settings import LANGUAGES, Paths
 
 #: Files with columns lang, en, xx -> (name in weights, most English sides a language for the teacher).
@@ -124,13 +124,13 @@ def read_intents(paths: Paths):
 def made_english(paths: Paths, groups: dict, seed: int):
     """English texts that `sentences` makes, and words alone, as (set, text). None equals an evaluation text."""
     glosses = list(read_tsv(paths.train / "english-wordnet/glosses.tsv.gz"))
-    meanings = [(field, words.split(", ")) for field, words, _, _ in glosses]
+    meanings = [(field, meaning.split(", ")) for field, meaning, _, _ in glosses]
     wikipedia = [text for row in read_tsv(paths.train / "wiki-split/wikisplit.tsv.gz") for text in row[1].split(". ")]
     for text in wikipedia:
         if len(text) > 25:
             yield "splits", text
-    for _, words, _, _ in glosses:
-        for word in words.split(", ")[:2]:
+    for _, meaning, _, _ in glosses:
+        for word in meaning.split(", ")[:2]:
             yield "words", word
     for _, _, definition, example in glosses:
         if len(example) > 25:
@@ -139,6 +139,9 @@ def made_english(paths: Paths, groups: dict, seed: int):
     texts = [("scenes", text) for text in sentences.scenes(60_000, seed)]
     texts += [("headlines", text) for text in sentences.headlines(20_000, seed)]
     texts += [("variants", text) for text in sentences.variants(real + wikipedia, meanings, 60_000, seed)]
+    frequent = words.frequent(160_000)
+    texts += [("frequent", text) for text in words.capitalised(frequent, seed)]
+    texts += [("word-groups", text) for text in words.groups(frequent, 260_000, seed)]
     known = {fold(text) for text in read_evaluation(paths)}
     yield from ((name, text) for name, text in texts if fold(text) not in known)
 
@@ -169,8 +172,8 @@ TEACHER_ORDER = [
     ("cldr", 4_000), ("interface-words", None), ("wikipedia", 4_000), ("glosses", 30_000), ("words", 20_000),
     ("python", 2_000), ("variants", None), ("scenes", None), ("paragraphs", 5_000), ("headlines", None),
     ("definitions", None), ("glosses", None), ("words", None), ("glosses-more", None), ("wikipedia", None),
-    ("trivia", None), ("bible-shared", None), ("bible", None), ("cldr", None), ("python", None), ("intents", None),
-    ("paragraphs", None),
+    ("frequent", None), ("word-groups", None), ("trivia", None), ("bible-shared", None), ("bible", None),
+    ("cldr", None), ("python", None), ("intents", None), ("paragraphs", None),
 ]  # fmt: skip
 
 #: A language with fewer Tatoeba pairs than this has all of them embedded early.

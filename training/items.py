@@ -15,7 +15,7 @@ from .settings import LANGUAGES, Paths, Schedule, Shape
 SPARE = 8
 
 #: Share of English in a batch, and how far the other languages are evened out (1 leaves them as they are).
-ENGLISH_SHARE = 0.28
+ENGLISH_SHARE = 0.36
 TEMPERATURE = 0.35
 
 #: Longer texts in tokens cost most of the time and teach least for it; `draw_thinned` leaves most of them out.
@@ -27,6 +27,7 @@ ENGLISH_WEIGHTS = {
     "definitions": 0.5, "bible": 0.3, "trivia": 0.7, "intents": 1.0, "cldr": 0.2, "glosses": 0.5,
     "python": 0.3, "interface-words": 0.2, "paragraphs": 2.0,
     "scenes": 1.5, "splits": 2.0, "headlines": 0.7, "variants": 0.8, "words": 0.2,
+    "frequent": 0.7, "word-groups": 0.7,
 }  # fmt: skip
 
 #: Of wide and of close families: random texts that the others are grouped around, and how many of one are drawn at once.
@@ -78,12 +79,14 @@ class Items:
         parts = [families.draw(random, int(count * share)) for families, share in zip(self.families, shares, strict=True)]
         return np.concatenate([self.draw(random, count - sum(map(len, parts))), *parts])
 
-    def draw_thinned(self, random: np.random.Generator, count: int, shares, longer: float, others: float) -> np.ndarray:
-        """`count` of `draw_mixed`, of which these shares of the longer texts and of the other languages than English stay."""
+    def draw_thinned(
+        self, random: np.random.Generator, count: int, shares, longer: float, english: float, others: float
+    ) -> np.ndarray:
+        """`count` of `draw_mixed`, of which these shares of the longer texts, of English and of the other languages stay."""
         chosen = []
         while sum(map(len, chosen)) < count:
             drawn = self.draw_mixed(random, count, shares)
-            kept = np.where(self.language[drawn] == self.codes.index("en"), 1.0, others)
+            kept = np.where(self.language[drawn] == self.codes.index("en"), english, others)
             kept *= np.where(self.length[drawn] > SHORT, longer, 1.0)
             chosen.append(drawn[random.random(count) < kept])
         return np.concatenate(chosen)[:count]
@@ -185,6 +188,8 @@ def learn_basis(known: np.ndarray, sizes: list, schedule: Schedule, log) -> np.n
     random = np.random.default_rng([schedule.seed, 4])
     sample = known[random.permutation(len(known))[:60_000]].astype(np.float32)
     _, basis = np.linalg.eigh(sample.T @ sample)
+    # an eigenvector's sign is the machine's choice, and a model that is trained further must find its targets again
+    basis *= np.sign(basis[np.abs(basis).argmax(0), np.arange(len(basis))])
     basis = torch.nn.Parameter(torch.from_numpy(np.ascontiguousarray(basis[:, ::-1][:, : sizes[-1]])))
     optimizer = torch.optim.Adam([basis], lr=schedule.basis_lr)
     sums = 0.0

@@ -37,7 +37,7 @@ LANGUAGES = {
 class Shape:
     """Size of the model; the names are those of config.json."""
 
-    vocab_size: int = 32_000
+    vocab_size: int = 34_900
     hidden_size: int = 256
     num_hidden_layers: int = 4
     num_attention_heads: int = 4
@@ -55,16 +55,16 @@ class Schedule:
     """Lengths are in steps (of the body in windows of `body.WINDOW` texts), so that a pause or a slower machine changes no result."""
 
     seed: int = 20_261_123
-    teacher_sentences: int = 346_112
+    teacher_sentences: int = 1_045_311
     basis_steps: int = 150
     basis_lr: float = 2e-3
     static_steps: int = 1_200
     static_batch: int = 2_048
     static_lr: float = 4e-3
     checkpoint_every: int = 250
-    body_windows: int = 700
+    body_windows: int = 800
     body_tokens: int = 6_144
-    body_lr: float = 1e-3
+    body_lr: float = 4e-4
     checkpoint_windows: int = 50
     retrieval_steps: int = 400
     retrieval_batch: int = 96

@@ -3,16 +3,22 @@
 import base64
 import io
 import json
+import math
 import random
+import re
 from collections import defaultdict
 from pathlib import Path
 
+from . import words
 from .corpus import read_english, read_pairs
 from .settings import LANGUAGES, Paths, Schedule, Shape
 
 #: Characters of text a language for the training of the vocabulary.
 CHARS_PER_LANGUAGE = 900_000
 CHARS_ENGLISH = 3_000_000
+#: Pieces that are whole English words, and the share of English in the text that the scores of pieces are of.
+ENGLISH_WORDS = 7_900
+ENGLISH_OF_TEXT = 0.1
 #: Texts of these sets are taken first; the rest fills up a language that has too few.
 PROSE = ("sib200", "pud", "tico19", "tatoeba", "definitions", "courses", "interface", "bible")
 
@@ -46,6 +52,18 @@ def sample_lines(paths: Paths, seed: int) -> list:
     return lines
 
 
+def english_words(paths: Paths, known: set) -> list:
+    """The most frequent English words that are no pieces yet, each in its usual case, with scores as those of pieces."""
+    texts = [english for _, _, english, _ in read_pairs(paths)] + [text for _, text in read_english(paths)]
+    usual = words.usual_case(dict.fromkeys(texts))
+    made = {}
+    for word in words.frequent(10 * ENGLISH_WORDS):
+        piece = f"▁{usual.get(word, word)}"
+        if re.fullmatch("[a-z]{3,}", word) and piece not in known and len(made) < ENGLISH_WORDS:
+            made[piece] = math.log(words.frequency(word) * ENGLISH_OF_TEXT)
+    return list(made.items())
+
+
 def train_pieces(lines: list, pieces: int, threads: int):
     """The pieces with their scores, and the character map, as SentencePiece trains them."""
     import sentencepiece
@@ -71,7 +89,8 @@ def train_pieces(lines: list, pieces: int, threads: int):
 
 def build(paths: Paths, shape: Shape, schedule: Schedule, threads: int, target: Path) -> None:
     """Writes tokenizer.json. Ids: `<s>` 0, `<pad>` 1, `</s>` 2, `<unk>` 3, pieces, `<mask>` last."""
-    ordinary, charsmap = train_pieces(sample_lines(paths, schedule.seed), shape.vocab_size - 5, threads)
+    ordinary, charsmap = train_pieces(sample_lines(paths, schedule.seed), shape.vocab_size - 5 - ENGLISH_WORDS, threads)
+    ordinary += english_words(paths, {piece for piece, _ in ordinary})
     special = ["<s>", "<pad>", "</s>", "<unk>"]
     vocabulary = [[piece, 0.0] for piece in special] + [list(row) for row in ordinary] + [["<mask>", 0.0]]
     if len(vocabulary) != shape.vocab_size:
