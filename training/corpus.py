@@ -122,7 +122,7 @@ def read_intents(paths: Paths):
 
 
 def made_english(paths: Paths, groups: dict, seed: int):
-    """English texts that `sentences` makes, and words alone, as (set, text). None equals an evaluation text."""
+    """English texts that `sentences` and `words` make, and parts of sets, as (set, text). No made one equals an evaluation text."""
     glosses = list(read_tsv(paths.train / "english-wordnet/glosses.tsv.gz"))
     meanings = [(field, meaning.split(", ")) for field, meaning, _, _ in glosses]
     wikipedia = [text for row in read_tsv(paths.train / "wiki-split/wikisplit.tsv.gz") for text in row[1].split(". ")]

@@ -10,7 +10,8 @@ from collections import Counter, defaultdict
 
 import wordfreq
 
-#: Words of a group are half of the time among this many most frequent ones, and else at any rank, rare ones less often.
+#: Words of a group are as often as this among so many most frequent ones, and else at any rank, rare ones less often.
+COMMON_SHARE = 0.6
 COMMON = 60_000
 #: How many words a group has, and how often a word has a capital.
 SIZES = (2, 2, 3, 3, 4, 5, 6, 8)
@@ -40,11 +41,11 @@ def usual_case(texts) -> dict:
 def capitalised(words: list, seed: int) -> list:
     """The words, some of them with a capital."""
     shuffle = random.Random(seed)
-    return [capital(word) if shuffle.random() < CAPITAL else word for word in words]
+    return [any_case(word, shuffle) for word in words]
 
 
-def capital(word: str) -> str:
-    return word[0].upper() + word[1:]
+def any_case(word: str, shuffle: random.Random) -> str:
+    return word[0].upper() + word[1:] if shuffle.random() < CAPITAL else word
 
 
 def groups(words: list, count: int, seed: int) -> list:
@@ -56,9 +57,8 @@ def groups(words: list, count: int, seed: int) -> list:
         for _ in range(shuffle.choice(SIZES)):
             # a rank of which every power of ten is as likely
             rank = int(len(words) ** shuffle.random())
-            if shuffle.random() < 0.6:
+            if shuffle.random() < COMMON_SHARE:
                 rank = shuffle.randrange(min(len(words), COMMON))
-            word = words[max(rank - 1, 0)]
-            chosen.append(capital(word) if shuffle.random() < CAPITAL else word)
+            chosen.append(any_case(words[max(rank - 1, 0)], shuffle))
         made[" ".join(chosen)] = None
     return list(made)
