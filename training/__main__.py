@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from . import adapters, body, card, corpus, export, plot, static, teacher, tokenizer
+from . import adapters, body, card, corpus, export, inherit, plot, static, teacher, tokenizer
 from .items import Items, targets
 from .log import Log
 from .model import Mini
@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument(
         "--adapters", nargs="+", choices=adapters.TRAININGS, default=list(adapters.TRAININGS), help="only these"
     )
+    parser.add_argument("--start-from", type=Path, help="an earlier export, which takes the place of the static stage")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--compile", action="store_true", help="torch.compile: a third faster, needs a C++ compiler")
     for name, value in vars(Schedule()).items():
@@ -54,7 +55,7 @@ def run(arguments) -> None:
         texts = corpus.load(paths, schedule.seed).english
         teacher.extend(paths.work, texts, schedule.teacher_sentences, arguments.threads, log)
     if {"static", "body", "adapters"} & set(stages):
-        train(stages, paths, shape, schedule, log, arguments.adapters, arguments.compile)
+        train(stages, paths, shape, schedule, log, arguments)
     if "export" in stages:
         model = Mini(shape)
         model.load_state_dict(torch.load(paths.work / "final.pt", map_location="cpu")["model"])
@@ -66,7 +67,7 @@ def run(arguments) -> None:
         card.write(paths, paths.work / "eval.json", paths.model.parent / "README.md")
 
 
-def train(stages: list, paths: Paths, shape: Shape, schedule: Schedule, log: Log, names: list, fast: bool) -> None:
+def train(stages: list, paths: Paths, shape: Shape, schedule: Schedule, log: Log, arguments) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(schedule.seed)
     items = Items(paths, schedule, log)
@@ -76,18 +77,21 @@ def train(stages: list, paths: Paths, shape: Shape, schedule: Schedule, log: Log
     model = Mini(shape).to(device)
     static.start(model)
     # one program for every shape of a batch, for most batches are of a shape of their own
-    encoder = torch.compile(model, dynamic=True) if fast else model
-    if "static" in stages:
+    encoder = torch.compile(model, dynamic=True) if arguments.compile else model
+    added = None
+    if arguments.start_from:
+        added = inherit.start(model, items, wanted, paths, arguments.start_from, device, log)
+    elif "static" in stages:
         static.train(model, items, wanted, paths, schedule, device, log)
     if "body" in stages:
-        if "static" not in stages:
+        if "static" not in stages and added is None:
             model.load_state_dict(torch.load(paths.work / "static.pt", map_location=device)["model"])
-        body.train(model, encoder, items, wanted, paths, schedule, device, log)
+        body.train(model, encoder, items, wanted, paths, schedule, device, log, added)
     if "adapters" in stages:
         if "body" not in stages:
             model.load_state_dict(torch.load(paths.work / "body.pt", map_location=device)["model"])
-        adapters.train(model, items, questions, wanted, paths, schedule, device, log, names)
-        if set(names) == set(adapters.TRAININGS):
+        adapters.train(model, items, questions, wanted, paths, schedule, device, log, arguments.adapters)
+        if set(arguments.adapters) == set(adapters.TRAININGS):
             save({"model": model.state_dict()}, paths.work / "final.pt")
 
 

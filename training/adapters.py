@@ -120,7 +120,9 @@ class Trainer:
         self.dimensions = model.shape.matryoshka_dimensions
         for value in model.base_parameters().values():
             value.requires_grad_(False)
-        start(model, schedule.seed, self.prefix)
+        # those of an earlier mini are trained already
+        if not any(layer.fc2.lora_B.any() for layer in model.layers):
+            start(model, schedule.seed, self.prefix)
 
     def embed(self, rows: list, task: str):
         return embedded(self.model, rows, self.device, TASKS.index(task))

@@ -15,9 +15,13 @@ from .teacher import fastest_type
 #: Shares of wide and of close families in a batch, and what `draw_thinned` keeps of longer texts, of English and of
 #: other languages.
 MIX = ((0.3, 0.3), 0.3, 0.7, 1.0)
-#: Longest ordinary text in tokens; every `LONG_EVERY` windows a batch of joined texts goes up to the limit.
+#: Longest ordinary text in tokens.
 LONGEST = 320
+#: This share of the batches is of joined texts of so many tokens; every `LONG_EVERY` windows one goes up to the limit.
+JOINED_SHARE = 0.3
+JOINED = (48, LONGEST)
 LONG_EVERY = 10
+LONGER = 512
 LONG_TOKENS = 6_144
 #: Texts that are drawn together and then sorted by length, so that batches hold little padding. A family is
 #: scattered over some of the batches, so families are large.
@@ -25,6 +29,8 @@ WINDOW = 4_096
 WARM_UP = 200
 #: Learning rate of the word table against the layers: it comes trained, and most of its rows are rare.
 TABLE_RATE = 0.4
+#: The same for the rows of pieces that an earlier mini did not have.
+ADDED_RATE = 4.0
 
 
 def precision(device):
@@ -59,24 +65,27 @@ def window_batches(items: Items, random: np.random.Generator, thinning: tuple, t
     return batches
 
 
-def long_batch(items: Items, random: np.random.Generator, tokens: int, limit: int):
-    """Joined texts of one language with the length-weighted mean of their targets: (ids, [(row, weight)])."""
-    wanted = int(np.exp(random.uniform(np.log(512), np.log(limit))))
+def joined_batch(items: Items, random: np.random.Generator, tokens: int, shortest: int, longest: int) -> list:
+    """Texts of one language, joined to one length: [(ids, [(row of a target, weight)])], at most `tokens` in all."""
+    wanted = int(np.exp(random.uniform(np.log(shortest), np.log(longest))))
     pool = items.draw(random, 6_000)
     made = []
-    for language in random.permutation(len(items.codes)):
-        of_language = pool[items.language[pool] == language]
-        ids, parts = [np.array([0])], []
-        for item in of_language:
-            inner = items.ids(item, LONGEST)[1:-1]
-            ids.append(inner)
-            parts.append((items.row[item], len(inner)))
-            if sum(map(len, ids)) >= wanted - 1:
-                break
-        made.append((np.append(np.concatenate(ids)[: wanted - 1], 2), parts))
-        if len(made) >= max(1, tokens // wanted):
-            break
-    return made
+    for language in range(len(items.codes)):
+        ids, parts, whole = [], [], 0
+        for item in pool[items.language[pool] == language]:
+            ids.append(items.ids(item, LONGEST)[1:-1])
+            parts.append((items.row[item], len(ids[-1])))
+            if sum(map(len, ids)) >= wanted - 2:
+                made.append((framed(ids, wanted), parts))
+                ids, parts, whole = [], [], whole + 1
+        if ids and not whole:
+            made.append((framed(ids, wanted), parts))
+    chosen = random.permutation(len(made))[: max(1, tokens // wanted)]
+    return [made[index] for index in chosen]
+
+
+def framed(parts: list, longest: int) -> np.ndarray:
+    return np.concatenate([[0], np.concatenate(parts)[: longest - 2], [2]])
 
 
 def mean_targets(wanted: np.ndarray, made: list) -> np.ndarray:
@@ -85,9 +94,9 @@ def mean_targets(wanted: np.ndarray, made: list) -> np.ndarray:
 
 
 def train(
-    model: Mini, encoder, items: Items, wanted: np.ndarray, paths: Paths, schedule: Schedule, device, log
+    model: Mini, encoder, items: Items, wanted: np.ndarray, paths: Paths, schedule: Schedule, device, log, added=None
 ) -> None:
-    """`encoder` computes what `model` does, and may be compiled."""
+    """`encoder` computes what `model` does, and may be compiled; `added` are the ids of rows that are new."""
     checkpoint = paths.work / "body.pt"
     base = model.base_parameters()
     table = base.pop("word_embeddings.original")
@@ -113,20 +122,29 @@ def train(
         for position, batch in enumerate(batches):
             done = (window + position / len(batches)) / total
             set_rate(optimizer, min(1.0, (step + 1) / WARM_UP) * max(0.01, 1 - done))
-            ids = padded([items.ids(item, LONGEST) for item in batch], device)
-            goal = torch.from_numpy(wanted[items.row[batch]].astype(np.float32)).to(device)
-            rows = torch.from_numpy(items.row[batch]).to(device)
+            if random.random() < JOINED_SHARE:
+                made = joined_batch(items, random, schedule.body_tokens, *JOINED)
+                ids, goal, rows = [text for text, _ in made], mean_targets(wanted, made), np.arange(len(made))
+            else:
+                ids, rows = [items.ids(item, LONGEST) for item in batch], items.row[batch]
+                goal = wanted[rows]
+            ids = padded(ids, device)
+            goal, rows = torch.from_numpy(goal.astype(np.float32)).to(device), torch.from_numpy(rows).to(device)
             with precision(device):
                 vectors = encoder(ids).float()
             loss, close, apart = distillation(vectors, goal, rows, dimensions)
+            before = None if added is None else table.detach()[added]
             update(optimizer, loss, rest)
+            if added is not None:
+                with torch.no_grad():
+                    table[added] += (ADDED_RATE / TABLE_RATE - 1) * (table[added] - before)
             step += 1
             tokens += ids.numel()
             sums += close.item(), apart.item()
         mean = sums / len(batches)
         fields = {}
         if window % LONG_EVERY == LONG_EVERY - 1:
-            made = long_batch(items, random, LONG_TOKENS, model.shape.max_position_embeddings - 2)
+            made = joined_batch(items, random, LONG_TOKENS, LONGER, model.shape.max_position_embeddings - 2)
             goal = torch.from_numpy(mean_targets(wanted, made)).to(device)
             with precision(device):
                 vectors = model(padded([ids for ids, _ in made], device)).float()

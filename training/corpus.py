@@ -168,11 +168,12 @@ TEACHER_ORDER = [
     ("scenes", 25_000), ("splits", 14_000), ("glosses", 20_000), ("tatoeba", None), ("headlines", 5_000),
     ("variants", 10_000), ("paragraphs", 2_000), ("intents", 8_000), ("trivia", 5_000), ("definitions", 5_000),
     ("bible-shared", 2_000), ("bible", 2_000), ("lemmas", None), ("aosp", None), ("words", 20_000),
+    ("frequent", None), ("word-groups", 100_000),
     ("wikipedia", 3_000), ("splits", None), ("glosses", 20_000), ("variants", 15_000), ("rust", None),
     ("cldr", 4_000), ("interface-words", None), ("wikipedia", 4_000), ("glosses", 30_000), ("words", 20_000),
     ("python", 2_000), ("variants", None), ("scenes", None), ("paragraphs", 5_000), ("headlines", None),
     ("definitions", None), ("glosses", None), ("words", None), ("glosses-more", None), ("wikipedia", None),
-    ("frequent", None), ("word-groups", None), ("trivia", None), ("bible-shared", None), ("bible", None),
+    ("word-groups", None), ("trivia", None), ("bible-shared", None), ("bible", None),
     ("cldr", None), ("python", None), ("intents", None), ("paragraphs", None),
 ]  # fmt: skip
 

@@ -14,6 +14,9 @@ from .settings import LANGUAGES, Paths, Schedule, Shape
 #: mean puts its norm there, which LayerNorm would not let it lose otherwise.
 SPARE = 8
 
+#: The first texts, of which the targets' basis is learned: more of them would change it, and what was trained with it.
+BASIS_TEXTS = 346_112
+
 #: Share of English in a batch, and how far the other languages are evened out (1 leaves them as they are).
 ENGLISH_SHARE = 0.36
 TEMPERATURE = 0.35
@@ -186,7 +189,7 @@ def learn_basis(known: np.ndarray, sizes: list, schedule: Schedule, log) -> np.n
     """[teacher, width]: starts at the principal components, and is trained so that the cosines of every prefix
     are those of the whole vectors."""
     random = np.random.default_rng([schedule.seed, 4])
-    sample = known[random.permutation(len(known))[:60_000]].astype(np.float32)
+    sample = known[random.permutation(min(BASIS_TEXTS, len(known)))[:60_000]].astype(np.float32)
     _, basis = np.linalg.eigh(sample.T @ sample)
     # an eigenvector's sign is the machine's choice, and a model that is trained further must find its targets again
     basis *= np.sign(basis[np.abs(basis).argmax(0), np.arange(len(basis))])

@@ -30,10 +30,14 @@ def start(model: Mini) -> None:
         model.layers[-1].norm2.weight[-SPARE:] = SPARE_GAIN
 
 
-def start_words(model: Mini, paths: Paths) -> int:
-    """Gives the row of each whole English-looking word the teacher's vector of that word; gives their number."""
+def start_words(model: Mini, paths: Paths, ids=None) -> int:
+    """Gives the row of each whole English-looking word, of `ids` alone if given, the teacher's vector of that word.
+
+    Returns their number.
+    """
     tokenizer = Tokenizer.from_file(str(paths.work / "tokenizer.json"))
     words = {piece: id for piece, id in tokenizer.get_vocab().items() if re.fullmatch("▁[A-Za-z]{3,}", piece)}
+    words = {piece: id for piece, id in words.items() if ids is None or id in ids}
     made = Teacher().encode([piece[1:] for piece in words]) @ np.load(paths.work / "basis.npy")
     made = torch.from_numpy(made / np.linalg.norm(made, axis=1, keepdims=True))
     with torch.no_grad():
