@@ -78,13 +78,13 @@ def train(stages: list, paths: Paths, shape: Shape, schedule: Schedule, log: Log
     static.start(model)
     # one program for every shape of a batch, for most batches are of a shape of their own
     encoder = torch.compile(model, dynamic=True) if arguments.compile else model
-    added = None
-    if arguments.start_from:
-        added = inherit.start(model, items, wanted, paths, arguments.start_from, device, log)
-    elif "static" in stages:
+    if "static" in stages and not arguments.start_from:
         static.train(model, items, wanted, paths, schedule, device, log)
     if "body" in stages:
-        if "static" not in stages and added is None:
+        added = None
+        if arguments.start_from:
+            added = inherit.start(model, items, wanted, paths, arguments.start_from, device, log)
+        elif "static" not in stages:
             model.load_state_dict(torch.load(paths.work / "static.pt", map_location=device)["model"])
         body.train(model, encoder, items, wanted, paths, schedule, device, log, added)
     if "adapters" in stages:

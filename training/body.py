@@ -8,6 +8,7 @@ import torch
 from .items import Items
 from .losses import distance, distillation
 from .model import Mini, padded
+from .questions import framed
 from .settings import Paths, Schedule
 from .static import accuracy, save
 from .teacher import fastest_type
@@ -76,16 +77,13 @@ def joined_batch(items: Items, random: np.random.Generator, tokens: int, shortes
             ids.append(items.ids(item, LONGEST)[1:-1])
             parts.append((items.row[item], len(ids[-1])))
             if sum(map(len, ids)) >= wanted - 2:
-                made.append((framed(ids, wanted), parts))
+                made.append((np.concatenate(ids), parts))
                 ids, parts, whole = [], [], whole + 1
         if ids and not whole:
-            made.append((framed(ids, wanted), parts))
-    chosen = random.permutation(len(made))[: max(1, tokens // wanted)]
-    return [made[index] for index in chosen]
-
-
-def framed(parts: list, longest: int) -> np.ndarray:
-    return np.concatenate([[0], np.concatenate(parts)[: longest - 2], [2]])
+            made.append((np.concatenate(ids), parts))
+    chosen = [made[index] for index in random.permutation(len(made))[: max(1, tokens // wanted)]]
+    texts = framed([text for text, _ in chosen], wanted - 2)
+    return [(text, parts) for text, (_, parts) in zip(texts, chosen, strict=True)]
 
 
 def mean_targets(wanted: np.ndarray, made: list) -> np.ndarray:

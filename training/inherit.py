@@ -74,4 +74,3 @@ def align(model: Mini, items: Items, wanted: np.ndarray, paths: Paths, device) -
     np.save(paths.work / "basis.npy", basis * sign[: basis.shape[1]])
     made /= np.linalg.norm(made, axis=1, keepdims=True)
     return float((made * goal * sign).sum(1).mean())
-

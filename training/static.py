@@ -36,8 +36,8 @@ def start_words(model: Mini, paths: Paths, ids=None) -> int:
     Returns their number.
     """
     tokenizer = Tokenizer.from_file(str(paths.work / "tokenizer.json"))
-    words = {piece: id for piece, id in tokenizer.get_vocab().items() if re.fullmatch("▁[A-Za-z]{3,}", piece)}
-    words = {piece: id for piece, id in words.items() if ids is None or id in ids}
+    vocabulary = {piece: id for piece, id in tokenizer.get_vocab().items() if ids is None or id in ids}
+    words = {piece: id for piece, id in vocabulary.items() if re.fullmatch("▁[A-Za-z]{3,}", piece)}
     made = Teacher().encode([piece[1:] for piece in words]) @ np.load(paths.work / "basis.npy")
     made = torch.from_numpy(made / np.linalg.norm(made, axis=1, keepdims=True))
     with torch.no_grad():
